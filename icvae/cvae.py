@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['QUICK', 'MNIST_SHA256', 'MNIST_URL', 'check_mnist', 'read_mnist', 'reachable', 'fetch_mnist', 'data_dir',
            'read_digits', 'load_data', 'build_encoder', 'Sampling', 'check_posterior', 'as_float', 'check_weight',
-           'build_decoder', 'reconstruction_error', 'exp_residual', 'kl_prior', 'Autoencoder', 'CVAE', 'VAE',
+           'build_decoder', 'reconstruction_error', 'exp_residual', 'kl_prior', 'Autoencoder', 'CVAE', 'VAE', 'Line',
            'Progress', 'jit']
 
 # %% ../notebooks/01_conditional_vae.ipynb #c01-01
@@ -264,16 +264,14 @@ def kl_prior(z_mean, z_log_var):
 
 # %% ../notebooks/01_conditional_vae.ipynb #c01-33
 class Autoencoder(keras.Model):
-    """Encoder, sampled code and conditional decoder as one Keras model, without a loss.
+    """Encoder, sampled code and conditional decoder in one Keras model, without a loss. x (B, x_dim), c (B, c_dim).
 
-    `encode(x)` gives (z_mean, z_log_var), `decode(z, c)` the mean of p(x|z,c), and `predict({"x": x, "c": c})` the
-    reconstruction from the mean code. x (B, x_dim), c (B, c_dim). seed: of the sampling.
+    `encode(x)` -> (z_mean, z_log_var). `decode(z, c)` -> mean of p(x|z,c). `predict({"x": x, "c": c})` -> the same from z_mean.
     """
 
     def __init__(self, encoder, decoder, seed=None, **kwargs):
         super().__init__(**kwargs)
-        self.encoder, self.decoder, self.seed = encoder, decoder, seed
-        self.sampling = Sampling(seed)
+        self.encoder, self.decoder, self.sampling = encoder, decoder, Sampling(seed)
         self.built = True  # both parts have their weights already
 
     def encode(self, x):
@@ -283,8 +281,17 @@ class Autoencoder(keras.Model):
         return self.decoder([z, c])
 
     def call(self, inputs):
-        z_mean, _ = self.encode(inputs["x"])
-        return self.decode(z_mean, inputs["c"])
+        return self.decode(self.encode(inputs["x"])[0], inputs["c"])
+
+    def get_config(self):  # what `save` and `load_model` need
+        parts = {"encoder": self.encoder, "decoder": self.decoder}
+        parts = {key: keras.saving.serialize_keras_object(part) for key, part in parts.items()}
+        return {"name": self.name, "seed": self.sampling.seed, **parts}
+
+    @classmethod
+    def from_config(cls, config):
+        parts = {key: keras.saving.deserialize_keras_object(config[key]) for key in ("encoder", "decoder")}
+        return cls(**{**config, **parts})
 
 # %% ../notebooks/01_conditional_vae.ipynb #c01-35
 @keras.saving.register_keras_serializable("icvae")
@@ -300,8 +307,10 @@ class CVAE(Autoencoder):
         self.term_weights = {"recon": 1.0, "kl_prior": check_weight("beta", beta)}
         self.trackers = [keras.metrics.Mean(name=name) for name in self.term_weights]
 
-    def terms(self, x, c):
-        z_mean, z_log_var = self.encode(x)
+    def get_config(self):
+        return {**super().get_config(), "beta": self.term_weights["kl_prior"]}
+
+    def terms(self, x, c, z_mean, z_log_var):
         x_hat = self.decode(self.sampling([z_mean, z_log_var]), c)
         return {
             "recon": ops.mean(reconstruction_error(x, x_hat)),
@@ -309,7 +318,7 @@ class CVAE(Autoencoder):
         }
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        terms = self.terms(x["x"], x["c"])
+        terms = self.terms(x["x"], x["c"], *self.encode(x["x"]))
         for tracker in self.trackers:
             tracker.update_state(terms[tracker.name])
         return sum(weight * terms[name] for name, weight in self.term_weights.items())
@@ -323,6 +332,12 @@ class VAE(CVAE):
         return super().decode(z, ops.zeros_like(c))
 
 # %% ../notebooks/01_conditional_vae.ipynb #c01-41
+class Line(str):
+    """A string that a notebook shows without quotation marks."""
+
+    __repr__ = str.__str__
+
+
 class Progress(keras.callbacks.Callback):
     """One line in the notebook with the epoch and all logged terms, rewritten after each epoch."""
 
@@ -332,11 +347,11 @@ class Progress(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         done, epochs = epoch + 1, self.params["epochs"]
         terms = "  ".join(f"{name} {value:.2f}" for name, value in (logs or {}).items())
-        line = {"text/plain": f"[{'#' * (20 * done // epochs):.<20}] epoch {done}/{epochs}  {terms}"}
+        line = Line(f"[{'#' * (20 * done // epochs):.<20}] epoch {done}/{epochs}  {terms}")
         if self.handle:
-            self.handle.update(line, raw=True)
+            self.handle.update(line)
         else:
-            self.handle = display(line, raw=True, display_id=True)
+            self.handle = display(line, display_id=True)
 
 
 def jit():

@@ -104,25 +104,31 @@ def plot_curves(histories, terms):
     return fig
 
 
-def plot_frontier(groups, xlabel, ylabel, chance=None):
+def plot_frontier(groups, xlabel, ylabel, chance=None, zoom=None):
     """Points with error bars, grouped and joined by a line: a trade-off between two figures of merit.
 
     groups: dict of name -> list of (x, y, x_error, y_error, label). chance: a y at which a dotted line is drawn.
-    Raises ValueError if there is no point.
+    zoom: (low, high), a range of y that a second panel shows enlarged.
+    Raises ValueError if a group has no point.
     """
     if not groups or not all(groups.values()):
         raise ValueError("every group needs at least one point (x, y, x_error, y_error, label)")
-    fig, ax = plt.subplots(figsize=(7.5, 4.8), layout="constrained")
-    for index, (name, points) in enumerate(groups.items()):
-        x, y, x_error, y_error, labels = zip(*points, strict=True)
-        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
-        ax.errorbar(x, y, y_error, x_error, fmt=f"-{marker}", color=colour, label=name, capsize=3, linewidth=1, markersize=6)
-        for position, label in zip(zip(x, y, strict=True), labels, strict=True):
-            ax.annotate(label, position, xytext=(6, 6), textcoords="offset points", fontsize=8, color=colour)
-    if chance is not None:
-        ax.axhline(chance, color="black", linestyle=":", linewidth=1, label="chance")
-    ax.set(xlabel=xlabel, ylabel=ylabel)
-    ax.legend(fontsize=9)
+    columns = 1 if zoom is None else 2
+    fig, axes = plt.subplots(1, columns, figsize=(5.5 * columns, 4.4), squeeze=False, layout="constrained")
+    for ax, limits in zip(axes[0], (None, zoom), strict=False):
+        for index, (name, points) in enumerate(groups.items()):
+            colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+            x, y, x_error, y_error, labels = zip(*points, strict=True)
+            bars = {"capsize": 3, "linewidth": 1, "markersize": 6, "label": name}
+            ax.errorbar(x, y, y_error, x_error, fmt=f"-{marker}", color=colour, **bars)
+            for position, label in zip(zip(x, y, strict=True), labels, strict=True):
+                if limits or zoom is None:  # labels only where there is room for them
+                    offset = {"xytext": (6, 6), "textcoords": "offset points", "fontsize": 8, "annotation_clip": True}
+                    ax.annotate(label, position, color=colour, **offset)
+        if chance is not None:
+            ax.axhline(chance, color="black", linestyle=":", linewidth=1, label="chance")
+        ax.set(xlabel=xlabel, ylabel=ylabel, ylim=limits, title="enlarged" if limits else "")
+    axes[0, 0].legend(fontsize=9)
     return fig
 
 
