@@ -278,7 +278,7 @@ class Autoencoder(keras.Model):
         return tuple(self.encoder(x))
 
     def decode(self, z, c):
-        return self.decoder([z, c])
+        return self.decoder([as_float(z), as_float(c)])
 
     def call(self, inputs):
         return self.decode(self.encode(inputs["x"])[0], inputs["c"])

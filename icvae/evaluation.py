@@ -130,7 +130,7 @@ def frontier(path, variants, settings, seeds, train_data, test_data):
         keras.backend.clear_session()  # frees the previous model
         run = {**settings, **variant}
         model = build_model(run, train_data[0].shape[1], train_data[1].shape[1])
-        train(model, *train_data, epochs=run["epochs"], batch_size=run["batch_size"], learning_rate=run["learning_rate"])
+        train(model, *train_data, **{option: run[option] for option in ("epochs", "batch_size", "learning_rate", "schedule")})
         figures = evaluate(model, train_data, test_data, classifier, seed=run["seed"])
         done["rows"].append({**variant, **{name: round(value, 4) for name, value in figures.items()}})
         part = path.with_suffix(".tmp")

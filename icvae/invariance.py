@@ -9,7 +9,7 @@ __all__ = ['kl_pairwise', 'kl_marginal', 'kl_gaussian_marginal', 'mutual_informa
 import numpy as np
 from keras import ops
 
-from .cvae import QUICK, as_float, check_posterior, exp_residual, kl_prior
+from .cvae import as_float, check_posterior, exp_residual
 
 # %% ../notebooks/02_invariance_loss.ipynb #c02-07
 def kl_pairwise(z_mean, z_log_var):

@@ -62,14 +62,16 @@ SETTINGS = {
     "output_activation": "sigmoid",  # pixels lie in [0, 1]
     "epochs": 40,
     "batch_size": 128,
-    "learning_rate": 2e-3,  # the peak, after a warm-up
+    "learning_rate": 2e-3,  # the peak of the schedule
+    "schedule": "cosine",  # warm-up, then decay as a cosine; or "constant"
     "seed": 0,
 }
 VARIANTS = {
     "icvae": {},
     "cvae": {"model": "CVAE", "beta": 1.4},
     "vae": {"model": "VAE", "beta": 1.4},
-    "original": {"z_dim": 2, "activation": "tanh", "mean_activation": "tanh", "output_activation": None, "beta": 0.1, "lam": 1.0, "epochs": 20},
+    "original": {"beta": 0.1, "lam": 1.0, "z_dim": 2, "activation": "tanh", "mean_activation": "tanh", "output_activation": None}
+    | {"learning_rate": 5e-4, "schedule": "constant", "epochs": 20},
 }
 
 
@@ -147,17 +149,19 @@ class Checkpoint(keras.callbacks.Callback):
             save_state(self.path, self.state(self.model), self.history)
 
 # %% ../notebooks/03_train.ipynb #c03-17
-def train(model, x, c, held_out=None, epochs=40, batch_size=256, learning_rate=2e-3, checkpoint=None):
+def train(model, x, c, held_out=None, epochs=40, batch_size=128, learning_rate=2e-3, schedule="cosine", checkpoint=None):
     """Fit a model to x (N, x_dim) and c (N, c_dim); return the history, a dict of one list for each term.
 
-    The learning rate warms up over 5 % of the steps, then decays as a cosine. held_out: (x, c) to log as val_ terms.
-    checkpoint: a file to resume from after an interrupt. Raises ValueError if x and c are not two matrices of one length.
+    schedule: "cosine" warms up over 5 % of the steps, then decays; "constant" keeps the rate. held_out: (x, c) to log as val_
+    terms. checkpoint: a file to resume from. Raises ValueError if x and c are not two matrices of one length.
     """
     if np.ndim(x) != 2 or np.ndim(c) != 2 or len(x) != len(c) or len(x) == 0:
         raise ValueError(f"x and c must be (N, x_dim) and (N, c_dim) with one N > 0, got {np.shape(x)} and {np.shape(c)}")
-    steps = epochs * -(-len(x) // batch_size)
-    schedule = keras.optimizers.schedules.CosineDecay(0.0, steps - steps // 20, warmup_target=learning_rate, warmup_steps=steps // 20)
-    model.compile(optimizer=keras.optimizers.Adam(schedule), jit_compile=jit())
+    if schedule == "cosine":
+        steps = epochs * -(-len(x) // batch_size)
+        warm_up = {"warmup_target": learning_rate, "warmup_steps": steps // 20}
+        learning_rate = keras.optimizers.schedules.CosineDecay(0.0, steps - steps // 20, **warm_up)
+    model.compile(optimizer=keras.optimizers.Adam(learning_rate), jit_compile=jit())
     log = Checkpoint(checkpoint)
     model.fit(
         {"x": x, "c": c},
@@ -181,29 +185,6 @@ def weights_dir():
     """The folder of the trained weights that come with the repository."""
     return Path(cvae.__file__).parents[1] / "data" / "weights"
 
-
-def load_or_train(name, settings, train_data, test_data, retrain=False):
-    """The model `name` with `settings`, and its history: loaded if it was trained on these data before, else trained now.
-
-    train_data, test_data: (x, c). Looks for a file trained here, then for one that came with the repository; `retrain` skips
-    both. Training saves a checkpoint after each epoch, resumes from it, and writes its result into `trained` in the data folder.
-    """
-    (x, c), key = train_data, settings_key(settings, train_data[0])
-    model = build_model(settings, x.shape[1], c.shape[1])
-    local = data_dir() / "trained" / f"{name}-{key}.npz"
-    for path in (local, weights_dir() / f"{name}.npz"):
-        if not retrain and path.exists() and load_state(path)["key"] == key:
-            print(f"{name}: trained weights loaded")
-            return model, load_state(path, model.weights)["history"]
-    print(f"{name}: training, {settings['epochs']} epochs")
-    options = {option: settings[option] for option in ("epochs", "batch_size", "learning_rate")}
-    part = local.with_suffix(".part.npz")
-    history = train(model, x, c, test_data, checkpoint=part, **options)
-    meta = {"key": key, "settings": settings, "x_dim": x.shape[1], "c_dim": c.shape[1], "history": history}
-    save_state(local, model.weights, meta, dtype="float16")
-    part.unlink()
-    return model, load_state(local, model.weights)["history"]
-
 # %% ../notebooks/03_train.ipynb #c03-20
 def load_or_train(name, settings, train_data, test_data, retrain=False):
     """The model `name` with `settings`, and its history: loaded if it was trained on these data before, else trained now.
@@ -220,7 +201,7 @@ def load_or_train(name, settings, train_data, test_data, retrain=False):
             return model, load_state(path, model.weights)["history"]
     print(f"{name}: training, {settings['epochs']} epochs")
     part = local.with_suffix(".part.npz")
-    options = {option: settings[option] for option in ("epochs", "batch_size", "learning_rate")}
+    options = {option: settings[option] for option in ("epochs", "batch_size", "learning_rate", "schedule")}
     history = train(model, x, c, test_data, checkpoint=part, **options)
     meta = {"key": key, "settings": settings, "x_dim": x.shape[1], "c_dim": c.shape[1], "history": history}
     save_state(local, model.weights, meta, dtype="float16")

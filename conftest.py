@@ -1,0 +1,40 @@
+"""Settings of the test run, in one place. The kernels of the notebooks inherit the environment that is set here."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("ICVAE_QUICK", "1")
+os.environ.setdefault("ICVAE_DATASET", "digits")  # no download; set it to "mnist" to test on MNIST
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if os.environ["ICVAE_DATASET"] == "digits":  # trained models go to a folder of this run, so that training is really tested
+    os.environ["ICVAE_DATA_DIR"] = tempfile.mkdtemp(prefix="icvae-")
+
+broken = {}  # notebook -> the cell that failed first
+
+
+def pytest_collectstart(collector):
+    """Pictures and warnings may differ between machines."""
+    if hasattr(collector, "skip_compare"):
+        collector.skip_compare += ("stderr", "image/svg+xml")
+
+
+def pytest_runtest_setup(item):
+    """After the first failure in a notebook, its other cells are skipped: one clear failure for each broken notebook."""
+    if item.path.suffix == ".ipynb" and item.path in broken:
+        pytest.skip(f"an earlier cell failed: {broken[item.path]}")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    outcome = yield
+    if item.path.suffix == ".ipynb" and outcome.get_result().failed:
+        broken.setdefault(item.path, item.name)
+
+
+@pytest.fixture
+def root():
+    """The root of the repository."""
+    return Path(__file__).parent

@@ -1,0 +1,123 @@
+"""Probes, remapping and the frontier on data whose answers are known."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+import icvae
+from icvae import evaluation
+from icvae.evaluation import frontier, labels_of, sample_codes, train_classifier
+from icvae.training import SETTINGS
+
+
+def codes(shift, n=1500, classes=4, seed=0):
+    """Codes whose class moves the mean by `shift`."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, classes, n)
+    z = rng.normal(size=(n, 3))
+    z[:, 0] += shift * y
+    return z, np.eye(classes)[y]
+
+
+def test_probes_find_nothing_where_nothing_is():
+    found = icvae.probe_leakage(*codes(0), *codes(0, seed=1))
+    assert found["chance"] < 0.3 and found["strongest"] < found["chance"] + 0.06
+    assert found["strongest"] == max(value for name, value in found.items() if name not in ("chance", "strongest"))
+
+
+def test_every_probe_finds_what_is_plain():
+    found = icvae.probe_leakage(*codes(8), *codes(8, seed=1))
+    assert set(found) == {"chance", "linear", "mlp", "deep mlp", "neighbours", "trees", "strongest"}
+    assert min(value for name, value in found.items() if name != "chance") > 0.95
+
+
+def test_a_linear_probe_misses_what_others_find():
+    """The class is the radius: no linear rule reads it."""
+    rng = np.random.default_rng(0)
+
+    def rings(n):
+        y, angle = rng.integers(0, 2, n), rng.uniform(0, 2 * np.pi, n)
+        radius = 1 + 2 * y + 0.1 * rng.normal(size=n)
+        return np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1), np.eye(2)[y]
+
+    found = icvae.probe_leakage(*rings(1500), *rings(1000))
+    assert found["linear"] < 0.65 and found["neighbours"] > 0.95 and found["mlp"] > 0.95
+
+
+def test_probe_scores_held_out_codes_only():
+    """Labels that are pure noise can be learnt by heart, but not predicted."""
+    z, c = codes(0)
+    assert icvae.probe_leakage(z, np.random.default_rng(3).permutation(c), *codes(0, seed=1))["strongest"] < 0.35
+
+
+@pytest.mark.parametrize("c", [np.arange(4), np.full((4, 2), 0.5), np.ones((4, 2)), np.zeros((4, 2))])
+def test_labels_must_be_one_hot(c):
+    with pytest.raises(ValueError, match="one-hot"):
+        labels_of(c)
+
+
+def test_probe_refuses_wrong_shapes():
+    z, c = codes(0, n=30)
+    for bad in ((z[:20], c, z, c), (z, c, z[:, :2], c), (z, c, z[:5], c), (z[:, 0], c, z, c)):
+        with pytest.raises(ValueError, match="z_train"):
+            icvae.probe_leakage(*bad)
+
+
+def test_sample_codes():
+    z = sample_codes(np.full((20_000, 1), 5.0), np.full((20_000, 1), np.log(4.0)), seed=1)
+    assert abs(z.mean() - 5) < 0.06 and abs(z.std() - 2) < 0.05
+    assert np.array_equal(z[:3], sample_codes(np.full((20_000, 1), 5.0), np.full((20_000, 1), np.log(4.0)), seed=1)[:3])
+
+
+class Painter(keras.Model):
+    """A 'model' with a known answer: it obeys the requested class, or repeats what it was given."""
+
+    def __init__(self, obey):
+        super().__init__()
+        self.obey = obey
+        self.encoder = icvae.build_encoder(4, 4, hidden=())
+        self.encoder.get_layer("z_mean").set_weights([np.eye(4), np.zeros(4)])
+
+    def decode(self, z, c):
+        return c if self.obey else z
+
+
+@pytest.mark.parametrize(("obey", "expected"), [(True, 1.0), (False, 0.25)])
+def test_remap_accuracy(obey, expected):
+    x = np.eye(4, dtype="float32")[np.arange(200) % 4]
+    classifier = train_classifier(x + 0.01 * np.random.default_rng(0).normal(size=x.shape), x)
+    assert icvae.remap_accuracy(Painter(obey), classifier, x, 4) == expected
+
+
+def small_data(n=120):
+    rng = np.random.default_rng(0)
+    c = np.eye(3, dtype="float32")[rng.integers(0, 3, n)]
+    return ((c @ rng.normal(size=(3, 5)) + rng.normal(size=(n, 5))).astype("float32"), c)
+
+
+def test_frontier_computes_caches_and_resumes(tmp_path, monkeypatch):
+    settings = {**SETTINGS, "epochs": 1, "z_dim": 2, "output_activation": None}
+    variants, data = [{"model": "CVAE", "beta": 1.0}, {"model": "ICVAE", "lam": 0.5}], small_data()
+    monkeypatch.setattr(evaluation, "probe_battery", lambda seed=0: {"linear": (evaluation.LogisticRegression(), 100)})
+    path, calls, evaluate = tmp_path / "frontier.json", [], evaluation.evaluate
+
+    def counted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return evaluate(*args, **kwargs)
+
+    monkeypatch.setattr(evaluation, "evaluate", counted)
+    with pytest.raises(KeyboardInterrupt):
+        frontier(path, variants, settings, (0, 1), data, data)
+    assert len(json.loads(path.read_text())["rows"]) == 2
+
+    rows = frontier(path, variants, settings, (0, 1), data, data)
+    assert len(calls) == 5 and len(rows) == 4  # two before, one interrupted, two after
+    assert [(row["model"], row["seed"]) for row in rows] == [("CVAE", 0), ("ICVAE", 0), ("CVAE", 1), ("ICVAE", 1)]
+    assert all({"recon", "information", "leak strongest", "remap"} <= set(row) for row in rows)
+    assert frontier(path, variants, settings, (0, 1), data, data) == rows and len(calls) == 5
+    with pytest.raises(ValueError, match="other settings"):
+        frontier(path, variants, {**settings, "beta": 9.0}, (0, 1), data, data)

@@ -1,0 +1,153 @@
+"""Checks on the chapters as committed: outputs, size, form, and that the package is in step with them."""
+
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import icvae
+
+ROOT = Path(__file__).resolve().parents[1]
+CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+MACHINE_PATH = re.compile(r"/(home|root|work|tmp|Users|usr|opt|mnt)/|[A-Z]:\\")
+
+
+@pytest.fixture(params=CHAPTERS, ids=lambda path: path.stem)
+def cells(request):
+    return json.loads(request.param.read_text(encoding="utf-8"))["cells"]
+
+
+def source(cell):
+    return "".join(cell["source"])
+
+
+def code(cells):
+    return [cell for cell in cells if cell["cell_type"] == "code"]
+
+
+def outputs(cells):
+    return [output for cell in code(cells) for output in cell["outputs"]]
+
+
+def text(output):
+    return "".join(output.get("text", output.get("data", {}).get("text/plain", "")))
+
+
+def test_there_are_chapters():
+    assert [path.name[:2] for path in CHAPTERS] == [f"{n:02d}" for n in range(1, len(CHAPTERS) + 1)] and len(CHAPTERS) >= 4
+
+
+def test_size():
+    for path in CHAPTERS:
+        assert path.stat().st_size <= 300_000, f"{path.name} has more than 300 kB"
+
+
+def test_one_clean_run_in_order(cells):
+    counts = [cell["execution_count"] for cell in code(cells)]
+    assert counts == list(range(1, len(counts) + 1))
+
+
+def test_outputs_are_clean(cells):
+    for output in outputs(cells):
+        assert output["output_type"] in ("stream", "display_data", "execute_result"), text(output)
+        assert output.get("name") != "stderr", text(output)
+        kinds = set(output.get("data", {}))
+        assert kinds <= {"image/png", "text/plain"}, kinds
+        assert not MACHINE_PATH.search(text(output)), text(output)
+    assert any("image/png" in output.get("data", {}) for output in outputs(cells))
+
+
+def test_outputs_are_of_the_full_mnist_run(cells):
+    printed = "\n".join(map(text, outputs(cells)))
+    assert "quick mode" not in printed and "handwritten digits" not in printed
+    if any("load_data()" in source(cell) for cell in cells):
+        assert "Data: MNIST" in printed and "60000 training and 10000 test" in printed
+
+
+def test_cells_are_short(cells):
+    assert len(cells) <= 60
+    for cell in code(cells):
+        assert len(source(cell).splitlines()) <= 30, source(cell)
+        assert all(len(line) <= 140 for line in source(cell).splitlines()), source(cell)
+
+
+def test_no_machine_paths_in_the_source(cells):
+    assert not any(MACHINE_PATH.search(source(cell)) for cell in cells)
+
+
+def test_opening_and_closing(cells):
+    first, last = source(cells[0]), source(cells[-1])
+    assert re.match(r"# \d\. ", first)
+    assert all(f"**{word}**" in first for word in ("You will learn", "You need", "Time"))
+    assert "minute" in first and "2-core CPU" in first
+    positions = [last.index(heading) for heading in ("## Summary", "## Exercises", "Solutions</summary>", "## References")]
+    assert positions == sorted(positions)
+
+
+def test_every_figure_is_read(cells):
+    """A figure is followed by text before the next figure."""
+    for index, cell in enumerate(cells):
+        if any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
+            following = cells[index + 1 : index + 4]
+            assert any(c["cell_type"] == "markdown" and len(source(c)) > 80 for c in following), source(cell)
+
+
+def test_markdown_is_complete(cells):
+    for cell in cells:
+        assert "TODO" not in source(cell) and "XXX" not in source(cell)
+
+
+def test_export_is_in_step(tmp_path):
+    for folder in ("notebooks", "icvae"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    generated = [path for path in (tmp_path / "icvae").glob("*.py") if path.name != "__init__.py"]
+    for path in generated:
+        path.unlink()
+    export = shutil.which("nbdev-export", path=str(Path(sys.executable).parent)) or "nbdev-export"
+    subprocess.run([export], cwd=tmp_path, check=True, capture_output=True)
+    made = {path.name for path in (tmp_path / "icvae").glob("*.py")} - {"_modidx.py"}
+    assert made == {path.name for path in (ROOT / "icvae").glob("*.py")} - {"_modidx.py"}
+    for name in made:
+        assert (tmp_path / "icvae" / name).read_text() == (ROOT / "icvae" / name).read_text(), f"{name}: run nbdev-export"
+
+
+def public_definitions():
+    for path in sorted((ROOT / "icvae").glob("*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                yield pytest.param(node, id=f"{path.stem}.{node.name}")
+
+
+@pytest.mark.parametrize("node", public_definitions())
+def test_every_export_has_a_docstring(node):
+    assert len(ast.get_docstring(node) or "") > 30
+
+
+def test_exports_name_no_backend():
+    for path in (ROOT / "icvae").glob("*.py"):
+        assert not re.search(r"\b(tf|torch|jax|jnp|tensorflow)\.|import (tensorflow|torch|jax)\b", path.read_text()), path.name
+
+
+def test_public_names():
+    promised = "load_data Sampling build_encoder build_decoder kl_prior kl_pairwise kl_marginal kl_gaussian_marginal ICVAE"
+    promised += " mutual_information probe_leakage load_pretrained"
+    assert set(promised.split()) <= set(icvae.__all__)
+    assert all(hasattr(icvae, name) for name in icvae.__all__)
+
+
+def test_numbers_of_the_readme_are_those_of_the_chapters():
+    """Each number in the README's table of results is printed by chapter 4."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = [line for line in readme.splitlines() if re.match(r"\| (VAE|CVAE|ICVAE) \|", line)]
+    printed = "\n".join(map(text, outputs(json.loads(CHAPTERS[3].read_text(encoding="utf-8"))["cells"])))
+    assert len(table) == 3
+    for line in table:
+        name, *numbers = (field.strip() for field in line.strip("|").split("|"))
+        row = next(row for row in printed[printed.index("held-out") :].splitlines() if row.startswith(f"{name} "))
+        assert [number for number in numbers if number not in row.split()] == [], (line, row)

@@ -1,0 +1,147 @@
+"""The figures: what is drawn where, what is refused, and that nothing global changes."""
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from plot_tools import pics_tools as pic
+
+
+@pytest.fixture(autouse=True)
+def clean():
+    """No test may change a global setting, leave the figure of another one, or show anything."""
+    before, show = dict(matplotlib.rcParams), plt.show
+    plt.show = lambda *args, **kwargs: pytest.fail("plt.show() was called")
+    yield
+    plt.show = show
+    plt.close("all")
+    assert dict(matplotlib.rcParams) == before
+
+
+def pictures(fig):
+    """For each axis the drawn array, or None."""
+    return [np.asarray(ax.images[0].get_array()) if ax.images else None for ax in fig.axes]
+
+
+def test_as_in_the_original_tutorial():
+    images = np.random.default_rng(0).random((20, 784))
+    fig = pic.plot_image_grid(images, [28, 28], (2, 10))
+    assert isinstance(fig, matplotlib.figure.Figure) and len(fig.axes) == 20
+    for image, drawn in zip(images, pictures(fig), strict=True):
+        assert np.allclose(drawn, image.reshape(28, 28))
+    assert plt.fignum_exists(fig.number)
+
+
+def test_order_is_by_rows_on_the_page():
+    fig = pic.plot_image_grid(np.linspace(0, 1, 6)[:, None, None] * np.ones((6, 4, 4)), (4, 4), (2, 3))
+    fig.canvas.draw()
+    centres = [ax.get_position() for ax in fig.axes]
+    assert centres[0].x0 < centres[1].x0 < centres[2].x0 and centres[0].y0 > centres[3].y0
+
+
+def test_grey_values_are_fixed_not_stretched():
+    fig = pic.plot_image_grid(np.full((1, 9), 0.5), (3, 3), (1, 1))
+    assert fig.axes[0].images[0].get_clim() == (0, 1) and fig.axes[0].images[0].get_cmap().name == "gray"
+
+
+@pytest.mark.parametrize("grid", [(1, 4), (4, 1), (2, 2)])
+def test_one_row_one_column(grid):
+    fig = pic.plot_image_grid(np.zeros((4, 6, 6)), (6, 6), grid, row_labels=range(grid[0]), col_labels=range(grid[1]))
+    assert len(fig.axes) == 4
+
+
+def test_one_image():
+    assert len(pic.plot_image_grid(np.zeros((1, 784)), (28, 28), (1, 1)).axes) == 1
+
+
+def test_rgb():
+    image = np.random.default_rng(0).random((2, 5, 4, 3))
+    drawn = pictures(pic.plot_image_grid(image, (5, 4, 3), (1, 2)))
+    assert all(np.allclose(a, b) for a, b in zip(drawn, image, strict=True))
+
+
+@pytest.mark.parametrize("shape", [(10, 30), (30, 10)])
+def test_aspect_is_kept(shape):
+    fig = pic.plot_image_grid(np.zeros((6, *shape)), shape, (2, 3))
+    fig.canvas.draw()
+    for ax in fig.axes:
+        box = ax.get_window_extent()
+        assert np.isclose(box.height / box.width, shape[0] / shape[1], rtol=0.02)
+
+
+def test_fewer_images_than_cells_leaves_blanks():
+    fig = pic.plot_image_grid(np.zeros((4, 9)), (3, 3), (2, 3))
+    assert [drawn is None for drawn in pictures(fig)] == [False] * 4 + [True] * 2
+    fig.canvas.draw()
+    sizes = {tuple(np.round(ax.get_window_extent().size)) for ax in fig.axes}
+    assert len(sizes) == 1
+
+
+def test_labels():
+    fig = pic.plot_image_grid(np.zeros((6, 9)), (3, 3), (2, 3), row_labels=("a", "b"), col_labels=(7, 8, 9))
+    assert [ax.get_title() for ax in fig.axes] == ["7", "8", "9", "", "", ""]
+    assert [ax.get_ylabel() for ax in fig.axes] == ["a", "", "", "b", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("images", "shape", "grid", "words"),
+    [
+        (np.zeros((7, 9)), (3, 3), (2, 3), ["7 images", "6 cells"]),
+        (np.zeros((2, 9)), (3, 4), (1, 2), ["12 values", r"(2, 9)"]),
+        (np.zeros((0, 9)), (3, 3), (1, 2), ["non-empty", "(0, 9)"]),
+        (np.zeros(9), (3, 3), (1, 1), ["(9,)"]),
+        (np.zeros((1, 9)), (9,), (1, 1), ["(height, width)"]),
+        (np.zeros((1, 18)), (3, 3, 2), (1, 1), ["(height, width, 3)"]),
+        (np.zeros((1, 9)), (3, 3), (0, 1), ["grid_shape"]),
+        (np.zeros((1, 9)), (3, 3), (1, 1, 1), ["grid_shape"]),
+        (np.zeros((1, 9)), (3, 3), (1.5, 1), ["grid_shape"]),
+    ],
+)
+def test_bad_input_says_what_was_expected(images, shape, grid, words):
+    with pytest.raises(ValueError) as error:
+        pic.plot_image_grid(images, shape, grid)
+    assert all(word in str(error.value) for word in words)
+    assert not plt.get_fignums()  # no half-made figure is left
+
+
+def test_wrong_number_of_labels():
+    with pytest.raises(ValueError, match="row_labels needs 1 labels, got 2"):
+        pic.plot_image_grid(np.zeros((1, 9)), (3, 3), (1, 1), row_labels="ab")
+
+
+def test_latent_map():
+    rng, labels = np.random.default_rng(0), np.arange(50) % 5
+    maps = [rng.normal(size=(50, 2)), rng.normal(size=(50, 2))]
+    fig = pic.plot_latent_map(maps, labels, ["one", "two"], "a", "b")
+    assert [ax.get_title() for ax in fig.axes] == ["one", "two"]
+    assert sorted(text.get_text() for text in fig.axes[0].texts) == list("01234")
+    assert sum(len(points.get_offsets()) for points in fig.axes[0].collections) == 50
+
+
+@pytest.mark.parametrize("bad", [([np.zeros((4, 3))], ["a"]), ([np.zeros((3, 2))], ["a"]), ([np.zeros((4, 2))], ["a", "b"]), ([], [])])
+def test_latent_map_refuses(bad):
+    with pytest.raises(ValueError):
+        pic.plot_latent_map(bad[0], np.zeros(4, int), bad[1])
+
+
+def test_curves():
+    history = {"recon": [3.0, 2.0, 1.0], "val_recon": [3.0, 2.5, 2.0], "kl_prior": [0.0, 1.0, 2.0]}
+    fig = pic.plot_curves({"A": history, "B": {"recon": [1.0]}}, ("recon", "kl_prior"))
+    assert [len(ax.lines) for ax in fig.axes] == [3, 1]
+    styles = {line.get_label(): line.get_linestyle() for line in fig.axes[0].lines}
+    assert styles == {"A, training": "-", "A, held-out": "--", "B, training": "-"}
+    assert list(fig.axes[0].lines[0].get_xdata()) == [1, 2, 3]
+    with pytest.raises(ValueError, match="kl_marginal"):
+        pic.plot_curves({"A": history}, ("kl_marginal",))
+
+
+def test_frontier():
+    groups = {"A": [(1, 0.5, 0.1, 0.01, "x"), (2, 0.2, 0.1, 0.01, "y")], "B": [(1.5, 0.3, 0, 0, "z")]}
+    fig = pic.plot_frontier(groups, "recon", "leak", chance=0.1, zoom=(0.1, 0.4))
+    assert len(fig.axes) == 2 and fig.axes[1].get_ylim() == (0.1, 0.4)
+    assert len(pic.plot_frontier(groups, "recon", "leak").axes) == 1
+    assert [text.get_text() for text in fig.axes[0].get_legend().get_texts()] == ["chance", "A", "B"]
+    for bad in ({}, {"A": []}):
+        with pytest.raises(ValueError, match="point"):
+            pic.plot_frontier(bad, "x", "y")
