@@ -76,8 +76,9 @@ VARIANTS = {
 
 
 def settings_for(name, rows):
-    """The settings of a named model for a data set of that many rows: a small data set gets 100 epochs."""
-    return {**SETTINGS, **VARIANTS[name], **({} if rows > 10_000 else {"epochs": 100})}
+    """The settings of a named model for a data set of that many rows: a small data set gets 2.5 times as many epochs."""
+    settings = {**SETTINGS, **VARIANTS[name]}
+    return settings if rows > 10_000 else {**settings, "epochs": settings["epochs"] * 5 // 2}
 
 # %% ../notebooks/03_train.ipynb #c03-12
 def build_model(settings, x_dim, c_dim):

@@ -33,8 +33,8 @@ def plot_image_grid(images, image_shape, grid_shape, row_labels=None, col_labels
     row_labels, col_labels = _labels("row_labels", row_labels, rows), _labels("col_labels", col_labels, columns)
 
     height, width = image_shape[:2]
-    cell = 0.62  # inches for the longer side of an image
-    size = (columns * cell * width / max(height, width) + 0.7, rows * cell * height / max(height, width) + 0.4)
+    cell = 0.52 / max(height, width)  # the longer side of an image is about half an inch
+    size = (columns * cell * width + 0.7 * bool(row_labels), rows * cell * height + 0.25 * bool(col_labels))
     fig, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     fig.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
     for index, ax in enumerate(axes.flat):
@@ -86,7 +86,7 @@ def plot_curves(histories, terms):
     terms: names of the terms to show. A model without a term is left out of that panel.
     Raises ValueError if no model has the term.
     """
-    fig, axes = plt.subplots(1, len(terms), figsize=(3.1 * len(terms) + 0.4, 3.1), squeeze=False, layout="constrained")
+    fig, axes = plt.subplots(1, len(terms), figsize=(2.8 * len(terms) + 0.4, 2.8), squeeze=False, layout="constrained")
     for ax, term in zip(axes[0], terms, strict=True):
         if not any(term in history for history in histories.values()):
             plt.close(fig)
