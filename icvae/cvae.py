@@ -59,7 +59,7 @@ def read_mnist(path):
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in MNIST_SHA256}
     except Exception as error:  # a damaged zip file raises one of many errors
-        found = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        found = hashlib.sha256(Path(path).read_bytes()).hexdigest() if Path(path).is_file() else "none: not a file"
         raise ValueError(
             f"{path} can't be read as MNIST ({type(error).__name__}: {error}). The SHA-256 of the whole file is {found}; "
             f"the expected SHA-256 of the arrays in it are {MNIST_SHA256}. Remove the file or replace it."
@@ -94,12 +94,16 @@ def fetch_mnist(timeout=5.0):
     Raises OSError within a few times `timeout` seconds if nothing comes, ValueError if what comes is not MNIST.
     """
     cache = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "datasets" / "mnist.npz"
-    if not cache.exists() and not reachable(MNIST_URL, timeout):
+    if cache.exists():
+        return read_mnist(cache)  # checked here: Keras would delete a file that it finds damaged
+    if not reachable(MNIST_URL, timeout):
         raise OSError("the download server can't be reached")
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(timeout)
     try:
         (x_train, y_train), (x_test, y_test) = keras.datasets.mnist.load_data()
+    except ValueError:  # something came, with another hash
+        raise
     except Exception as error:  # Keras raises a plain Exception when a download fails
         raise OSError(f"the download failed ({error})") from error
     finally:
@@ -166,8 +170,8 @@ def load_data(name="auto"):
 def build_encoder(x_dim, z_dim=16, hidden=(512, 512), activation="relu", mean_activation=None):
     """The encoder q(z|x) as a Keras model: x (B, x_dim) -> [z_mean (B, z_dim), z_log_var (B, z_dim)].
 
-    hidden: widths of the dense layers. mean_activation: None leaves z_mean linear, which is the safe choice
-    (chapter 3 shows how "tanh" can collapse). Source: Kingma & Welling 2013, arXiv:1312.6114, appendix C.
+    hidden: widths of the dense layers. mean_activation: None leaves z_mean linear.
+    Source: Kingma & Welling 2013, arXiv:1312.6114, appendix C.
     """
     x = h = keras.Input((x_dim,), name="x")
     for units in hidden:
@@ -274,14 +278,14 @@ class Autoencoder(keras.Model):
         self.encoder, self.decoder, self.sampling = encoder, decoder, Sampling(seed)
         self.built = True  # both parts have their weights already
 
-    def encode(self, x):
-        return tuple(self.encoder(x))
+    def encode(self, x, training=False):
+        return tuple(self.encoder(as_float(x), training=training))
 
-    def decode(self, z, c):
-        return self.decoder([as_float(z), as_float(c)])
+    def decode(self, z, c, training=False):
+        return self.decoder([as_float(z), as_float(c)], training=training)
 
-    def call(self, inputs):
-        return self.decode(self.encode(inputs["x"])[0], inputs["c"])
+    def call(self, inputs, training=False):
+        return self.decode(self.encode(inputs["x"], training)[0], inputs["c"], training)
 
     def get_config(self):  # what `save` and `load_model` need
         parts = {"encoder": self.encoder, "decoder": self.decoder}
@@ -310,26 +314,23 @@ class CVAE(Autoencoder):
     def get_config(self):
         return {**super().get_config(), "beta": self.term_weights["kl_prior"]}
 
-    def terms(self, x, c, z_mean, z_log_var):
-        x_hat = self.decode(self.sampling([z_mean, z_log_var]), c)
-        return {
-            "recon": ops.mean(reconstruction_error(x, x_hat)),
-            "kl_prior": ops.mean(kl_prior(z_mean, z_log_var)),
-        }
+    def terms(self, x, c, z_mean, z_log_var, training=False):
+        x_hat = self.decode(self.sampling([z_mean, z_log_var]), c, training)
+        return {"recon": ops.mean(reconstruction_error(x, x_hat)), "kl_prior": ops.mean(kl_prior(z_mean, z_log_var))}
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        terms = self.terms(x["x"], x["c"], *self.encode(x["x"]))
-        for tracker in self.trackers:
-            tracker.update_state(terms[tracker.name])
-        return sum(weight * terms[name] for name, weight in self.term_weights.items())
+        terms = self.terms(x["x"], x["c"], *self.encode(x["x"], training), training)
+        for tracker in self.trackers:  # a smaller last batch counts less, as in Keras's own mean of the loss
+            tracker.update_state(terms[tracker.name], sample_weight=ops.shape(x["x"])[0])
+        return sum(weight * terms[name] for name, weight in self.term_weights.items()) + sum(self.losses)
 
 # %% ../notebooks/01_conditional_vae.ipynb #c01-37
 @keras.saving.register_keras_serializable("icvae")
 class VAE(CVAE):
     """The same model without the condition: the decoder is given zeros in place of c, whatever c is."""
 
-    def decode(self, z, c):
-        return super().decode(z, ops.zeros_like(c))
+    def decode(self, z, c, training=False):
+        return super().decode(z, ops.zeros_like(c), training)
 
 # %% ../notebooks/01_conditional_vae.ipynb #c01-41
 class Line(str):

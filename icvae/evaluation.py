@@ -37,8 +37,8 @@ def probe_battery(seed=0):
     network = {"early_stopping": True, "max_iter": 100, "random_state": seed}
     return {
         "linear": (LogisticRegression(max_iter=500), 20_000),
-        "mlp": (MLPClassifier((128,), **network), 15_000),
-        "deep mlp": (MLPClassifier((256, 256), **network), 20_000),
+        "mlp": (MLPClassifier(hidden_layer_sizes=(128,), **network), 15_000),
+        "deep mlp": (MLPClassifier(hidden_layer_sizes=(256, 256), **network), 20_000),
         "neighbours": (KNeighborsClassifier(50), 20_000),
         "trees": (HistGradientBoostingClassifier(early_stopping=True, random_state=seed), 20_000),
     }
@@ -73,7 +73,7 @@ def probe_leakage(z_train, c_train, z_test, c_test, seed=0):
 # %% ../notebooks/04_evaluate.ipynb #c04-26
 def train_classifier(x, c, seed=0):
     """An independent classifier of the data themselves, to judge decoded images: x (N, D), c (N, K) one-hot -> fitted classifier."""
-    network = MLPClassifier((512,), batch_size=128, max_iter=12 if len(x) > 10_000 else 60, tol=0, random_state=seed)
+    network = MLPClassifier(hidden_layer_sizes=(512,), batch_size=128, max_iter=12 if len(x) > 10_000 else 60, tol=0, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the number of epochs is meant
         return network.fit(x, labels_of(c))
@@ -119,7 +119,7 @@ def frontier(path, variants, settings, seeds, train_data, test_data):
     variants: list of dicts that override `settings`. Each finished row is written to the JSON file `path` at once, so that
     an interrupted call goes on where it stopped. Raises ValueError if the file belongs to other settings or other data.
     """
-    path, key = Path(path), settings_key({**settings, "variants": variants, "seeds": list(seeds)}, train_data[0])
+    path, key = Path(path), settings_key({**settings, "variants": variants, "seeds": list(seeds)}, *train_data)
     done = json.loads(path.read_text()) if path.exists() else {"key": key, "settings": settings, "rows": []}
     if done["key"] != key:
         raise ValueError(f"{path} was computed with other settings or data; remove it to compute it anew")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SETTINGS', 'VARIANTS', 'device_advice', 'ICVAE', 'settings_for', 'build_model', 'save_state', 'load_state',
-           'Checkpoint', 'train', 'settings_key', 'weights_dir', 'load_or_train', 'active_units', 'load_pretrained']
+           'settings_key', 'Checkpoint', 'train', 'weights_dir', 'load_or_train', 'active_units', 'load_pretrained']
 
 # %% ../notebooks/03_train.ipynb #c03-01
 import json
@@ -23,12 +23,13 @@ from .invariance import kl_marginal
 
 # %% ../notebooks/03_train.ipynb #c03-03
 def device_advice():
-    """One line: versions, devices, and what to do if training is too slow."""
-    devices = keras.distribution.list_devices()
-    line = f"Keras {keras.__version__} on {keras.backend.backend()}, devices {', '.join(devices)}. "
-    if any("gpu" in device.lower() or "cuda" in device.lower() for device in devices):
-        return line + "Training runs on the GPU; a larger batch_size uses it better."
-    return line + 'Training runs on the CPU: a few minutes a model. For a GPU: pip install "tensorflow[and-cuda]".'
+    """One line: versions, the device on which tensors are made, and what to do if training is too slow."""
+    device = str(ops.zeros(1).device).lower()
+    line = f"Keras {keras.__version__} on {keras.backend.backend()}. Training runs on the "
+    if "gpu" in device or "cuda" in device:
+        return line + "GPU; a larger batch_size uses it better."
+    advice = ' For a GPU: pip install "tensorflow[and-cuda]".' if keras.backend.backend() == "tensorflow" else ""
+    return line + "CPU, a few minutes a model on MNIST." + advice
 
 # %% ../notebooks/03_train.ipynb #c03-06
 @keras.saving.register_keras_serializable("icvae")
@@ -48,8 +49,8 @@ class ICVAE(CVAE):
     def get_config(self):
         return {**super().get_config(), "lam": self.lam}
 
-    def terms(self, x, c, z_mean, z_log_var):
-        return {**super().terms(x, c, z_mean, z_log_var), "kl_marginal": kl_marginal(z_mean, z_log_var)}
+    def terms(self, x, c, z_mean, z_log_var, training=False):
+        return {**super().terms(x, c, z_mean, z_log_var, training), "kl_marginal": kl_marginal(z_mean, z_log_var)}
 
 # %% ../notebooks/03_train.ipynb #c03-10
 SETTINGS = {
@@ -122,48 +123,58 @@ def load_state(path, variables=None):
     return meta
 
 # %% ../notebooks/03_train.ipynb #c03-16
+def settings_key(settings, x, c):
+    """A short name for these settings on these data, x and c: eight hexadecimal digits."""
+    key = zlib.crc32(json.dumps(settings, sort_keys=True).encode())
+    for array in (x, c):
+        key = zlib.crc32(np.ascontiguousarray(array), key)
+    return f"{key:08x}"
+
+# %% ../notebooks/03_train.ipynb #c03-17
 class Checkpoint(keras.callbacks.Callback):
-    """Keep the history of all epochs and, if a path is given, save everything after each epoch, so that training can resume."""
+    """Keep the history of all epochs and, if a path is given, save everything after each epoch, so that training can resume.
 
-    def __init__(self, path=None):
+    key: what the training depends on; a file with another key is refused.
+    """
+
+    def __init__(self, path=None, key=""):
         super().__init__()
-        self.path, self.history = path, {}
-
-    def state(self, model):
-        """All that training changes: weights, random numbers, optimizer."""
-        return model.variables[: len(model.variables)] + model.optimizer.variables
+        self.path, self.key, self.history = path, key, {}
 
     def restore(self, model):
         """Load the file, if there is one, into the compiled model. Returns the number of epochs done."""
         if self.path is None or not Path(self.path).exists():
             return 0
+        if load_state(self.path)["key"] != self.key:
+            raise ValueError(f"{self.path} is the checkpoint of another training; remove it or name another file")
         model.optimizer.build(model.trainable_variables)
-        self.history = load_state(self.path, self.state(model))
-        done = len(self.history["loss"])
-        print(f"resuming after epoch {done}")
-        return done
+        self.history = load_state(self.path, model.variables + model.optimizer.variables)["history"]
+        print(f"resuming after epoch {len(self.history['loss'])}")
+        return len(self.history["loss"])
 
     def on_epoch_end(self, epoch, logs=None):
         for name, value in (logs or {}).items():
             self.history.setdefault(name, []).append(round(float(value), 4))
-        if self.path is not None:
-            save_state(self.path, self.state(self.model), self.history)
+        if self.path is not None:  # weights, random numbers and optimizer
+            meta = {"key": self.key, "history": self.history}
+            save_state(self.path, self.model.variables + self.model.optimizer.variables, meta)
 
-# %% ../notebooks/03_train.ipynb #c03-17
+# %% ../notebooks/03_train.ipynb #c03-18
 def train(model, x, c, held_out=None, epochs=40, batch_size=128, learning_rate=2e-3, schedule="cosine", checkpoint=None):
     """Fit a model to x (N, x_dim) and c (N, c_dim); return the history, a dict of one list for each term.
 
     schedule: "cosine" warms up over 5 % of the steps, then decays; "constant" keeps the rate. held_out: (x, c) to log as val_
-    terms. checkpoint: a file to resume from. Raises ValueError if x and c are not two matrices of one length.
+    terms. checkpoint: a file to resume from. Raises ValueError if x and c are not two matrices of one length, or if the
+    checkpoint is that of another training.
     """
     if np.ndim(x) != 2 or np.ndim(c) != 2 or len(x) != len(c) or len(x) == 0:
         raise ValueError(f"x and c must be (N, x_dim) and (N, c_dim) with one N > 0, got {np.shape(x)} and {np.shape(c)}")
+    log = Checkpoint(checkpoint, settings_key({"run": [epochs, batch_size, learning_rate, schedule]}, x, c))
     if schedule == "cosine":
         steps = epochs * -(-len(x) // batch_size)
         warm_up = {"warmup_target": learning_rate, "warmup_steps": steps // 20}
         learning_rate = keras.optimizers.schedules.CosineDecay(0.0, steps - steps // 20, **warm_up)
     model.compile(optimizer=keras.optimizers.Adam(learning_rate), jit_compile=jit())
-    log = Checkpoint(checkpoint)
     model.fit(
         {"x": x, "c": c},
         validation_data=({"x": held_out[0], "c": held_out[1]},) if held_out else None,
@@ -176,24 +187,19 @@ def train(model, x, c, held_out=None, epochs=40, batch_size=128, learning_rate=2
     )
     return log.history
 
-# %% ../notebooks/03_train.ipynb #c03-19
-def settings_key(settings, x):
-    """A short name for these settings on these data: eight hexadecimal digits."""
-    return f"{zlib.crc32(np.ascontiguousarray(x), zlib.crc32(json.dumps(settings, sort_keys=True).encode())):08x}"
-
-
+# %% ../notebooks/03_train.ipynb #c03-20
 def weights_dir():
     """The folder of the trained weights that come with the repository."""
     return Path(cvae.__file__).parents[1] / "data" / "weights"
 
-# %% ../notebooks/03_train.ipynb #c03-20
+# %% ../notebooks/03_train.ipynb #c03-21
 def load_or_train(name, settings, train_data, test_data, retrain=False):
     """The model `name` with `settings`, and its history: loaded if it was trained on these data before, else trained now.
 
     train_data, test_data: (x, c). Looks for a file trained here, then for one that came with the repository; `retrain` skips
     both. Training saves a checkpoint after each epoch, resumes from it, and puts its result into `trained` in the data folder.
     """
-    (x, c), key = train_data, settings_key(settings, train_data[0])
+    (x, c), key = train_data, settings_key(settings, *train_data)
     model = build_model(settings, x.shape[1], c.shape[1])
     local = data_dir() / "trained" / f"{name}-{key}.npz"
     for path in (local, weights_dir() / f"{name}.npz"):
@@ -209,7 +215,7 @@ def load_or_train(name, settings, train_data, test_data, retrain=False):
     part.unlink()
     return model, load_state(local, model.weights)["history"]
 
-# %% ../notebooks/03_train.ipynb #c03-27
+# %% ../notebooks/03_train.ipynb #c03-28
 def active_units(z_mean, threshold=0.01):
     """How many latent dimensions have a mean that varies over the data by more than `threshold` (variance): (N, d) -> int.
 
@@ -217,7 +223,7 @@ def active_units(z_mean, threshold=0.01):
     """
     return int(np.sum(np.var(ops.convert_to_numpy(z_mean), axis=0) > threshold))
 
-# %% ../notebooks/03_train.ipynb #c03-31
+# %% ../notebooks/03_train.ipynb #c03-32
 def load_pretrained(name="icvae"):
     """A model trained on MNIST, from the weights that come with the repository: "icvae", "cvae", "vae" or "original".
 

@@ -215,6 +215,16 @@ def test_a_name_look_up_that_hangs_is_given_up(monkeypatch):
     released.set()
 
 
+def test_a_damaged_file_in_the_cache_of_keras_is_refused_and_kept(folder, monkeypatch):
+    offline(monkeypatch)
+    cached = folder / "keras" / "datasets" / "mnist.npz"
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(b"half a file")
+    with pytest.raises(ValueError, match="can't be read"):
+        load_data()
+    assert cached.read_bytes() == b"half a file"
+
+
 def test_what_keras_brings_is_checked_too(folder, monkeypatch):
     arrays = fake_mnist()
     monkeypatch.setattr(cvae, "reachable", lambda url, timeout=5.0: True)

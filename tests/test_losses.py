@@ -197,7 +197,7 @@ finite = {"allow_nan": False, "allow_infinity": False, "width": 32}
 
 @st.composite
 def posteriors(draw):
-    batch, d = draw(st.integers(2, 8)), draw(st.integers(1, 4))
+    batch, d = draw(st.sampled_from([(2, 1), (5, 3), (8, 2)]))  # few shapes: each is compiled anew on some backends
     values = st.lists(st.floats(-5, 5, **finite), min_size=batch * d, max_size=batch * d)
     return tuple(np.array(draw(values), "float32").reshape(batch, d) for _ in range(2))
 

@@ -102,6 +102,27 @@ def test_loss_is_the_weighted_sum_of_the_terms():
     assert np.isclose(logs["kl_prior"], float(ops.mean(icvae.kl_prior(z_mean, z_log_var))), rtol=1e-4)
 
 
+def test_terms_add_up_when_the_last_batch_is_smaller():
+    model, (x, c) = small(beta=0.5, lam=0.0), toy(33)
+    model.compile(optimizer="adam")
+    logs = model.evaluate({"x": x, "c": c}, batch_size=32, verbose=0, return_dict=True)
+    assert np.isclose(logs["loss"], logs["recon"] + 0.5 * logs["kl_prior"], rtol=1e-5)
+
+
+def test_regularisers_and_dropout_of_a_custom_encoder_count():
+    x, c = toy(64)
+    inputs = keras.Input((6,))
+    h = keras.layers.Dropout(0.5, seed=0)(keras.layers.Dense(8, kernel_regularizer=keras.regularizers.L2(10.0))(inputs))
+    encoder = keras.Model(inputs, [keras.layers.Dense(2)(h), keras.layers.Dense(2)(h)])
+    model = icvae.CVAE(encoder, icvae.build_decoder(2, 3, 6, hidden=(16,)), seed=0)
+    model.compile(optimizer="adam")
+    logs = model.evaluate({"x": x, "c": c}, batch_size=64, verbose=0, return_dict=True)
+    penalty = 10 * np.square(array(encoder.layers[1].kernel)).sum()
+    assert np.isclose(logs["loss"], logs["recon"] + logs["kl_prior"] + penalty, rtol=1e-4)
+    in_training = [array(model.encode(x, training=True)[0]) for _ in range(2)]
+    assert not np.array_equal(*in_training) and np.array_equal(array(model.encode(x)[0]), array(model.encode(x)[0]))
+
+
 def test_lam_zero_is_the_cvae():
     x, c = toy(32)
     assert float(small(lam=0.0).compute_loss({"x": x, "c": c})) == float(small(icvae.CVAE).compute_loss({"x": x, "c": c}))
@@ -206,7 +227,7 @@ def test_interrupt_and_resume(tmp_path, monkeypatch, capsys):
         patch.setattr(training, "Progress", Interrupt)
         with pytest.raises(KeyboardInterrupt):
             train(small(), x, c, **options)
-    stopped = load_state(path)
+    stopped = load_state(path)["history"]
     assert len(stopped["loss"]) == 3
 
     model = small(seed=5)  # its own initial weights must not matter
@@ -218,6 +239,9 @@ def test_interrupt_and_resume(tmp_path, monkeypatch, capsys):
     assert int(model.optimizer.iterations) == steps  # the schedule went on where it was
 
     assert train(small(), x, c, **options)["loss"] == history["loss"]  # nothing left to do
+    for other in ({"x": x + 1, "c": c}, {"x": x, "c": c[:, ::-1]}, {"x": x, "c": c, "epochs": 7}):
+        with pytest.raises(ValueError, match="another training"):
+            train(small(), **{**options, **other})
 
 
 def test_load_or_train(tmp_path, monkeypatch, capsys):
@@ -231,8 +255,7 @@ def test_load_or_train(tmp_path, monkeypatch, capsys):
     assert all(np.array_equal(array(a), array(b)) for a, b in zip(first.weights, second.weights, strict=True))
     assert len(list((tmp_path / "trained").iterdir())) == 1  # no checkpoint, no temporary file
 
-    for changed in ({**settings, "beta": 2.0}, settings):
-        data = (x, c) if changed is not settings else (x + 1, c)
+    for changed, data in (({**settings, "beta": 2.0}, (x, c)), (settings, (x + 1, c)), (settings, (x, c[:, ::-1]))):
         load_or_train("toy", changed, data, data)
         assert "training" in capsys.readouterr().out  # other settings or other data are never mixed up
     load_or_train("toy", settings, (x, c), (x, c), retrain=True)
@@ -240,9 +263,10 @@ def test_load_or_train(tmp_path, monkeypatch, capsys):
 
 
 def test_settings_key_depends_on_settings_and_data():
-    x, settings = np.ones((3, 2), "float32"), {"a": 1, "b": 2}
-    assert settings_key(settings, x) == settings_key({"b": 2, "a": 1}, x)
-    assert len({settings_key(settings, x), settings_key({**settings, "a": 2}, x), settings_key(settings, 2 * x)}) == 3
+    x, c, settings = np.ones((3, 2), "float32"), np.eye(3, dtype="float32"), {"a": 1, "b": 2}
+    assert settings_key(settings, x, c) == settings_key({"b": 2, "a": 1}, x, c)
+    others = [settings_key({**settings, "a": 2}, x, c), settings_key(settings, 2 * x, c), settings_key(settings, x, 2 * c)]
+    assert len({settings_key(settings, x, c), *others}) == 4
 
 
 @pytest.mark.parametrize("name", VARIANTS)

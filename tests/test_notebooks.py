@@ -124,7 +124,7 @@ def public_definitions():
                 yield pytest.param(node, id=f"{path.stem}.{node.name}")
 
 
-@pytest.mark.parametrize("node", public_definitions())
+@pytest.mark.parametrize("node", list(public_definitions()))
 def test_every_export_has_a_docstring(node):
     assert len(ast.get_docstring(node) or "") > 30
 
