@@ -65,7 +65,7 @@ def plot_latent_map(maps, labels, titles, xlabel="", ylabel=""):
             raise ValueError(f"each map must have the shape ({len(labels)}, 2), one row a label; got {np.shape(points)}")
     if len(maps) == 0 or len(titles) != len(maps):
         raise ValueError(f"expected one title for each of at least one map, got {len(titles)} titles and {len(maps)} maps")
-    fig, axes = plt.subplots(1, len(maps), figsize=(3.3 * len(maps), 3.4), squeeze=False, layout="constrained")
+    fig, axes = plt.subplots(1, len(maps), figsize=(2.8 * len(maps), 3), squeeze=False, layout="constrained")
     classes = np.unique(labels)
     colours = plt.get_cmap("tab10")(np.arange(len(classes)) % 10)
     for ax, points, title in zip(axes[0], maps, titles, strict=True):
@@ -114,7 +114,7 @@ def plot_frontier(groups, xlabel, ylabel, chance=None, zoom=None):
     if not groups or not all(groups.values()):
         raise ValueError("every group needs at least one point (x, y, x_error, y_error, label)")
     columns = 1 if zoom is None else 2
-    fig, axes = plt.subplots(1, columns, figsize=(5.5 * columns, 4.4), squeeze=False, layout="constrained")
+    fig, axes = plt.subplots(1, columns, figsize=(4.9 * columns, 4), squeeze=False, layout="constrained")
     for ax, limits in zip(axes[0], (None, zoom), strict=False):
         for index, (name, points) in enumerate(groups.items()):
             colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]

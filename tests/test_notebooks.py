@@ -1,6 +1,7 @@
 """Checks on the chapters as committed: outputs, size, form, and that the package is in step with them."""
 
 import ast
+import base64
 import json
 import re
 import shutil
@@ -151,3 +152,15 @@ def test_numbers_of_the_readme_are_those_of_the_chapters():
         name, *numbers = (field.strip() for field in line.strip("|").split("|"))
         row = next(row for row in printed[printed.index("held-out") :].splitlines() if row.startswith(f"{name} "))
         assert [number for number in numbers if number not in row.split()] == [], (line, row)
+
+
+def test_pictures_of_the_readme_are_those_of_the_chapters():
+    """A picture in the README is a figure that a chapter shows."""
+    shown = {
+        base64.b64decode("".join(output["data"]["image/png"]))
+        for path in CHAPTERS
+        for output in outputs(json.loads(path.read_text(encoding="utf-8"))["cells"])
+        if "image/png" in output.get("data", {})
+    }
+    named = re.findall(r"!\[.+?\]\((notebooks/pictures/\w+\.png)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(named) >= 2 and all((ROOT / name).read_bytes() in shown for name in named)

@@ -1,15 +1,22 @@
 """The figures: what is drawn where, what is refused, and that nothing global changes."""
 
+import base64
+import io
+
 import matplotlib
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pytest
+from nbformat import v4
+from PIL import Image
 
 from plot_tools import pics_tools as pic
+from plot_tools.clean_outputs import clean
 
 
 @pytest.fixture(autouse=True)
-def clean():
+def nothing_global_changes():
     """No test may change a global setting, leave the figure of another one, or show anything."""
     before, show = dict(matplotlib.rcParams), plt.show
     plt.show = lambda *args, **kwargs: pytest.fail("plt.show() was called")
@@ -145,3 +152,26 @@ def test_frontier():
     for bad in ({}, {"A": []}):
         with pytest.raises(ValueError, match="point"):
             pic.plot_frontier(bad, "x", "y")
+
+
+def test_clean_outputs(tmp_path):
+    """Pictures keep their size and look, stderr goes, prints are joined, and a second pass changes nothing."""
+    fig, file = pic.plot_image_grid(np.random.default_rng(0).random((4, 64)), (8, 8), (2, 2)), io.BytesIO()
+    fig.savefig(file)
+    png = base64.b64encode(file.getvalue()).decode()
+    outputs = [v4.new_output("stream", name=name, text=f"{name}\n") for name in ("stdout", "stderr", "stdout")]
+    outputs.append(v4.new_output("display_data", data={"image/png": png, "text/plain": "<Figure>"}))
+    cells = [v4.new_markdown_cell("text"), v4.new_code_cell("1", outputs=outputs, execution_count=1)]
+    path = tmp_path / "n.ipynb"
+    nbformat.write(v4.new_notebook(cells=cells), path)
+    clean(path)
+    once = path.read_text()
+    clean(path)
+    assert path.read_text() == once and len(list(tmp_path.iterdir())) == 1
+
+    cleaned = nbformat.read(path, 4).cells[1]
+    assert cleaned.execution_count == 1 and [o.get("text") for o in cleaned.outputs] == ["stdout\nstdout\n", None]
+    before, after = (
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(p))).convert("L"), float) for p in (png, cleaned.outputs[1].data["image/png"])
+    )
+    assert before.shape == after.shape and np.abs(before - after).mean() < 3

@@ -1,0 +1,49 @@
+"""Make executed chapters fit to be committed: `python -m plot_tools.clean_outputs notebooks/*.ipynb`.
+
+Warnings on stderr and execution times are dropped, since they differ between machines. Pictures are stored with a palette of
+48 colours, which keeps them as they look and a chapter below 300 kB.
+"""
+
+import base64
+import io
+import os
+import sys
+from pathlib import Path
+
+import nbformat
+from PIL import Image
+
+
+def with_palette(png, colours=48):
+    """The PNG file (base64 text) again, with a palette: a third of the size."""
+    picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB").quantize(colours, dither=Image.Dither.NONE)
+    file = io.BytesIO()
+    picture.save(file, "PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def clean(path):
+    """Rewrite one notebook in place, under a temporary name first. Twice is the same as once."""
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        kept = []
+        for output in cell.get("outputs", []):
+            if output.output_type == "stream" and kept and kept[-1].output_type == "stream" and output.name == "stdout":
+                kept[-1].text += output.text  # one print after another
+            elif output.get("name") != "stderr":
+                kept.append(output)
+            if "image/png" in output.get("data", {}):
+                output.data = {"image/png": with_palette(output.data["image/png"])}
+        if cell.cell_type == "code":
+            cell.outputs = kept
+    notebook.metadata.language_info = {"name": "python"}
+    part = Path(path).with_suffix(".tmp")
+    nbformat.write(notebook, part)
+    os.replace(part, path)
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        clean(name)
+        print(f"{name}: {Path(name).stat().st_size / 1000:.0f} kB")
