@@ -1,7 +1,7 @@
 """Make executed chapters fit to be committed: `python -m plot_tools.clean_outputs notebooks/*.ipynb`.
 
-Warnings on stderr and execution times are dropped, since they differ between machines. Pictures are stored with a palette of
-48 colours, which keeps them as they look and a chapter below 300 kB.
+Warnings on stderr and execution times are dropped, since they differ between machines. Pictures are stored with a palette,
+which keeps them as they look and a chapter below 300 kB.
 """
 
 import base64
@@ -14,11 +14,16 @@ import nbformat
 from PIL import Image
 
 
-def with_palette(png, colours=48):
-    """The PNG file (base64 text) again, with a palette: a third of the size."""
-    picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB").quantize(colours, dither=Image.Dither.NONE)
+def with_palette(png):
+    """The PNG file (base64 text) again with a palette, of 256 colours or 32 greys: less than half the size."""
+    picture = Image.open(io.BytesIO(base64.b64decode(png)))
+    if picture.mode == "P":
+        return png  # has one already
+    picture = picture.convert("RGB")
+    grey = picture.convert("L").convert("RGB").tobytes() == picture.tobytes()
     file = io.BytesIO()
-    picture.save(file, "PNG", optimize=True)
+    # maximum coverage, because the default merges colours that cover few pixels, such as a lone marker
+    picture.quantize(32 if grey else 256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
     return base64.b64encode(file.getvalue()).decode()
 
 

@@ -123,8 +123,8 @@ def plot_frontier(groups, xlabel, ylabel, chance=None, zoom=None):
             ax.errorbar(x, y, y_error, x_error, fmt=f"-{marker}", color=colour, **bars)
             for position, label in zip(zip(x, y, strict=True), labels, strict=True):
                 if limits or zoom is None:  # labels only where there is room for them
-                    offset = {"xytext": (6, 6), "textcoords": "offset points", "fontsize": 8, "annotation_clip": True}
-                    ax.annotate(label, position, color=colour, **offset)
+                    offset = {"xytext": (6, -12 if index % 2 else 6), "textcoords": "offset points", "annotation_clip": True}
+                    ax.annotate(label, position, color=colour, fontsize=8, **offset)
         if chance is not None:
             ax.axhline(chance, color="black", linestyle=":", linewidth=1, label="chance")
         ax.set(xlabel=xlabel, ylabel=ylabel, ylim=limits, title="enlarged" if limits else "")
