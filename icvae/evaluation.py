@@ -130,6 +130,7 @@ def frontier(path, variants, settings, seeds, train_data, test_data):
     done = json.loads(path.read_text()) if path.exists() else {"key": key, "settings": settings, "rows": []}
     if done["key"] != key:
         raise ValueError(f"{path} was computed with other settings or data; remove it to compute it anew")
+    path.parent.mkdir(parents=True, exist_ok=True)
     classifier = train_classifier(*train_data)
     todo = [{**variant, "seed": seed} for seed in seeds for variant in variants]
     for variant in todo[len(done["rows"]) :]:

@@ -101,7 +101,7 @@ def test_frontier_computes_caches_and_resumes(tmp_path, monkeypatch):
     settings = {**SETTINGS, "epochs": 1, "z_dim": 2, "output_activation": None}
     variants, data = [{"model": "CVAE", "beta": 1.0}, {"model": "ICVAE", "lam": 0.5}], small_data()
     monkeypatch.setattr(evaluation, "probe_battery", lambda seed=0: {"linear": (evaluation.LogisticRegression(), 100)})
-    path, calls, evaluate = tmp_path / "frontier.json", [], evaluation.evaluate
+    path, calls, evaluate = tmp_path / "new folder" / "frontier.json", [], evaluation.evaluate
 
     def counted(*args, **kwargs):
         calls.append(1)
