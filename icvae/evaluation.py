@@ -24,7 +24,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from .invariance import mutual_information
-from .training import build_model, settings_key, train
+from .training import build_model, settings_key, train, training_options
 
 # %% ../notebooks/04_evaluate.ipynb #c04-14
 def sample_codes(z_mean, z_log_var, seed=0):
@@ -138,7 +138,7 @@ def frontier(path, variants, settings, seeds, train_data, test_data):
         keras.backend.clear_session()  # frees the previous model
         run = {**settings, **variant}
         model = build_model(run, train_data[0].shape[1], train_data[1].shape[1])
-        train(model, *train_data, **{option: run[option] for option in ("epochs", "batch_size", "learning_rate", "schedule")})
+        train(model, *train_data, **training_options(run))
         figures = evaluate(model, train_data, test_data, classifier, seed=run["seed"])
         done["rows"].append({**variant, **{name: round(value, 4) for name, value in figures.items()}})
         part = path.with_suffix(".tmp")
