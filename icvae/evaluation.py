@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['sample_codes', 'probe_battery', 'labels_of', 'probe_leakage', 'train_classifier', 'remap_accuracy', 'quality',
-           'evaluate', 'frontier']
+           'evaluate', 'compute_rows', 'read_rows', 'frontier', 'over_seeds', 'summary']
 
 # %% ../notebooks/04_evaluate.ipynb #c04-01
 import json
 import os
 import warnings
+from functools import cache
 from pathlib import Path
 
 import keras
@@ -120,28 +121,66 @@ def evaluate(model, train_data, test_data, classifier, seed=0):
     return {**quality(model, test_data, classifier, seed), **leak}
 
 # %% ../notebooks/04_evaluate.ipynb #c04-32
-def frontier(path, variants, settings, seeds, train_data, test_data):
-    """Train and evaluate every variant with every seed and the same budget; return the rows, a list of dicts.
+def compute_rows(path, runs, settings, train_data, compute):
+    """One row of figures for each run: [{**run, **compute({**settings, **run})}, ...], rounded to 4 digits.
 
-    variants: list of dicts that override `settings`. Each finished row is written to the JSON file `path` at once, so that
-    an interrupted call goes on where it stopped. Raises ValueError if the file belongs to other settings or other data.
+    runs: list of dicts that override `settings`, all of JSON's types. compute: a function from full settings to a dict of floats.
+    Each finished row is written to the JSON file `path` at once, so that an interrupted call goes on where it stopped. Raises
+    ValueError if the file belongs to other runs, other settings or other training data (x, c).
     """
-    path, key = Path(path), settings_key({**settings, "variants": variants, "seeds": list(seeds)}, *train_data)
+    path, key = Path(path), settings_key({**settings, "runs": runs}, *train_data)
     done = json.loads(path.read_text()) if path.exists() else {"key": key, "settings": settings, "rows": []}
     if done["key"] != key:
         raise ValueError(f"{path} was computed with other settings or data; remove it to compute it anew")
     path.parent.mkdir(parents=True, exist_ok=True)
-    classifier = train_classifier(*train_data)
-    todo = [{**variant, "seed": seed} for seed in seeds for variant in variants]
-    for variant in todo[len(done["rows"]) :]:
-        print(f"run {len(done['rows']) + 1} of {len(todo)}: {variant}")
+    for run in runs[len(done["rows"]) :]:
+        print(f"run {len(done['rows']) + 1} of {len(runs)}: {run}")
         keras.backend.clear_session()  # frees the previous model
-        run = {**settings, **variant}
-        model = build_model(run, train_data[0].shape[1], train_data[1].shape[1])
-        train(model, *train_data, **training_options(run))
-        figures = evaluate(model, train_data, test_data, classifier, seed=run["seed"])
-        done["rows"].append({**variant, **{name: round(value, 4) for name, value in figures.items()}})
+        figures = compute({**settings, **run})
+        done["rows"].append({**run, **{name: round(float(value), 4) for name, value in figures.items()}})
         part = path.with_suffix(".tmp")
         part.write_text(json.dumps(done, indent=1))
         os.replace(part, path)
     return done["rows"]
+
+# %% ../notebooks/04_evaluate.ipynb #c04-32b
+def read_rows(path, runs, settings):
+    """The rows that `compute_rows` left in the file `path`. Raises ValueError if they are of other runs or settings, or too few."""
+    done = json.loads(Path(path).read_text())
+    if done["settings"] != settings or len(done["rows"]) != len(runs):
+        raise ValueError(f"{path} holds {len(done['rows'])} rows with the settings {done['settings']}, not what this call asks for")
+    for run, row in zip(runs, done["rows"], strict=True):
+        if not run.items() <= row.items():
+            raise ValueError(f"{path} holds the row {row} where {run} is expected")
+    return done["rows"]
+
+
+def frontier(path, runs, settings, train_data, test_data, build=build_model):
+    """Train and evaluate a model for each run, with the same budget; return the rows of `compute_rows`, which see.
+
+    build: a function (settings, x_dim, c_dim) -> untrained model. train_data, test_data: (x, c), c one-hot.
+    """
+    judge = cache(lambda: train_classifier(*train_data))  # trained when the first row needs it
+
+    def compute(run):
+        model = build(run, train_data[0].shape[1], train_data[1].shape[1])
+        train(model, *train_data, **training_options(run))
+        return evaluate(model, train_data, test_data, judge(), seed=run["seed"])
+
+    return compute_rows(path, runs, settings, train_data, compute)
+
+# %% ../notebooks/04_evaluate.ipynb #c04-37
+def over_seeds(rows, name, seeds=3):
+    """Mean and standard deviation of one figure over seeds, two arrays with an entry for each variant. rows: seed by seed."""
+    values = np.array([row[name] for row in rows]).reshape(seeds, -1)
+    return values.mean(0), values.std(0, ddof=1)
+
+
+def summary(rows, labels, names, seeds=3):
+    """A table as text: a line for each variant, with the mean and standard deviation over seeds of the named figures."""
+    width = max(map(len, labels)) + 2
+    lines = [f"{f'mean (sd), {seeds} seeds':{width}}" + "".join(f"{name:>17}" for name in names)]
+    figures = [list(zip(*over_seeds(rows, name, seeds), strict=True)) for name in names]
+    for label, *cells in zip(labels, *figures, strict=True):
+        lines.append(f"{label:{width}}" + "".join(f"{f'{mean:.3f} ({sd:.3f})':>17}" for mean, sd in cells))
+    return "\n".join(lines)

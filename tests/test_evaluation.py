@@ -8,7 +8,7 @@ import pytest
 
 import icvae
 from icvae import evaluation
-from icvae.evaluation import frontier, labels_of, sample_codes, train_classifier
+from icvae.evaluation import frontier, labels_of, over_seeds, read_rows, sample_codes, summary, train_classifier
 from icvae.training import SETTINGS
 
 
@@ -99,9 +99,9 @@ def small_data(n=120):
 
 def test_frontier_computes_caches_and_resumes(tmp_path, monkeypatch):
     settings = {**SETTINGS, "epochs": 1, "z_dim": 2, "output_activation": None}
-    variants, data = [{"model": "CVAE", "beta": 1.0}, {"model": "ICVAE", "lam": 0.5}], small_data()
+    runs = [{**variant, "seed": seed} for seed in (0, 1) for variant in ({"model": "CVAE", "beta": 1.0}, {"model": "ICVAE", "lam": 0.5})]
     monkeypatch.setattr(evaluation, "probe_battery", lambda seed=0: {"linear": (evaluation.LogisticRegression(), 100)})
-    path, calls, evaluate = tmp_path / "new folder" / "frontier.json", [], evaluation.evaluate
+    path, data, calls, evaluate = tmp_path / "new folder" / "frontier.json", small_data(), [], evaluation.evaluate
 
     def counted(*args, **kwargs):
         calls.append(1)
@@ -111,13 +111,40 @@ def test_frontier_computes_caches_and_resumes(tmp_path, monkeypatch):
 
     monkeypatch.setattr(evaluation, "evaluate", counted)
     with pytest.raises(KeyboardInterrupt):
-        frontier(path, variants, settings, (0, 1), data, data)
+        frontier(path, runs, settings, data, data)
     assert len(json.loads(path.read_text())["rows"]) == 2
+    with pytest.raises(ValueError, match="2 rows"):
+        read_rows(path, runs, settings)
 
-    rows = frontier(path, variants, settings, (0, 1), data, data)
+    rows = frontier(path, runs, settings, data, data)
     assert len(calls) == 5 and len(rows) == 4  # two before, one interrupted, two after
     assert [(row["model"], row["seed"]) for row in rows] == [("CVAE", 0), ("ICVAE", 0), ("CVAE", 1), ("ICVAE", 1)]
     assert all({"recon", "information", "leak strongest", "remap"} <= set(row) for row in rows)
-    assert frontier(path, variants, settings, (0, 1), data, data) == rows and len(calls) == 5
+    monkeypatch.setattr(evaluation, "train_classifier", None)  # nothing left to do: nothing is trained
+    assert frontier(path, runs, settings, data, data) == rows == read_rows(path, runs, settings) and len(calls) == 5
     with pytest.raises(ValueError, match="other settings"):
-        frontier(path, variants, {**settings, "beta": 9.0}, (0, 1), data, data)
+        frontier(path, runs, {**settings, "beta": 9.0}, data, data)
+    with pytest.raises(ValueError, match="settings"):
+        read_rows(path, runs, {**settings, "beta": 9.0})
+    with pytest.raises(ValueError, match="is expected"):
+        read_rows(path, runs[::-1], settings)
+
+
+def test_frontier_builds_other_models(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "probe_battery", lambda seed=0: {"linear": (evaluation.LogisticRegression(), 100)})
+    built, settings = [], {**SETTINGS, "epochs": 1, "z_dim": 2, "output_activation": None}
+
+    def build(run, x_dim, c_dim):
+        built.append((run["beta"], x_dim, c_dim))
+        return icvae.training.build_model(run, x_dim, c_dim)
+
+    frontier(tmp_path / "rows.json", [{"beta": 3.0, "seed": 0}], settings, small_data(), small_data(), build=build)
+    assert built == [(3.0, 5, 3)]
+
+
+def test_over_seeds_and_summary():
+    rows = [{"recon": value} for value in (1.0, 10.0, 3.0, 14.0)]  # two variants, two seeds, seed by seed
+    mean, sd = over_seeds(rows, "recon", seeds=2)
+    assert np.allclose(mean, [2, 12]) and np.allclose(sd, [np.sqrt(2), np.sqrt(8)])
+    lines = summary(rows, ["first", "second"], ["recon"], seeds=2).splitlines()
+    assert len(lines) == 3 and lines[1].split() == ["first", "2.000", "(1.414)"] and lines[2].split() == ["second", "12.000", "(2.828)"]
