@@ -101,4 +101,5 @@ def pairwise_bound(distances):
     distances = as_float(distances)
     if len(distances.shape) != 2 or distances.shape[0] != distances.shape[1]:
         raise ValueError(f"distances must be a square matrix, got {tuple(distances.shape)}")
-    return np.log(distances.shape[0]) - ops.mean(ops.logsumexp(-distances, axis=1))
+    rows = ops.cast(ops.shape(distances)[0], distances.dtype)  # in a compiled step the batch size may be known at run time only
+    return ops.log(rows) - ops.mean(ops.logsumexp(-distances, axis=1))
