@@ -104,12 +104,12 @@ def plot_curves(histories, terms):
     return fig
 
 
-def plot_frontier(groups, xlabel, ylabel, chance=None, zoom=None):
+def plot_frontier(groups, xlabel, ylabel, chance=None, zoom=None, separate=()):
     """Points with error bars, grouped and joined by a line: a trade-off between two figures of merit.
 
     groups: dict of name -> list of (x, y, x_error, y_error, label). chance: a y at which a dotted line is drawn.
     zoom: (low, high), a range of y that a second panel shows enlarged.
-    Raises ValueError if a group has no point.
+    separate: names of groups whose points are not joined. Raises ValueError if a group has no point.
     """
     if not groups or not all(groups.values()):
         raise ValueError("every group needs at least one point (x, y, x_error, y_error, label)")
@@ -120,7 +120,7 @@ def plot_frontier(groups, xlabel, ylabel, chance=None, zoom=None):
             colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
             x, y, x_error, y_error, labels = zip(*points, strict=True)
             bars = {"capsize": 3, "linewidth": 1, "markersize": 6, "label": name}
-            ax.errorbar(x, y, y_error, x_error, fmt=f"-{marker}", color=colour, **bars)
+            ax.errorbar(x, y, y_error, x_error, fmt=marker if name in separate else f"-{marker}", color=colour, **bars)
             for position, label in zip(zip(x, y, strict=True), labels, strict=True):
                 if limits or zoom is None:  # labels only where there is room for them
                     offset = {"xytext": (6, -12 if index % 2 else 6), "textcoords": "offset points", "annotation_clip": True}

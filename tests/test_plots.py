@@ -149,6 +149,8 @@ def test_frontier():
     assert len(fig.axes) == 2 and fig.axes[1].get_ylim() == (0.1, 0.4)
     assert len(pic.plot_frontier(groups, "recon", "leak").axes) == 1
     assert [text.get_text() for text in fig.axes[0].get_legend().get_texts()] == ["chance", "A", "B"]
+    bars = pic.plot_frontier(groups, "x", "y", separate=["B"]).axes[0].containers
+    assert [bar[0].get_linestyle() for bar in bars] == ["-", "None"]
     for bad in ({}, {"A": []}):
         with pytest.raises(ValueError, match="point"):
             pic.plot_frontier(bad, "x", "y")
