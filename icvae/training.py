@@ -84,7 +84,13 @@ def settings_for(name, rows):
 
 # %% ../notebooks/03_train.ipynb #c03-12
 def build_model(settings, x_dim, c_dim):
-    """The untrained model that `settings` describe, for x (N, x_dim) and c (N, c_dim); its random numbers are seeded."""
+    """The untrained model that `settings` describe, for x (N, x_dim) and c (N, c_dim); its random numbers are seeded.
+
+    Raises ValueError if settings["model"] is not one of ICVAE, CVAE and VAE.
+    """
+    kinds = {"ICVAE": ICVAE, "CVAE": CVAE, "VAE": VAE}
+    if settings["model"] not in kinds:
+        raise ValueError(f"no model {settings['model']!r} here, there are {sorted(kinds)}; other chapters build their own")
     keras.utils.set_random_seed(settings["seed"])
     z_dim, activation = settings["z_dim"], settings["activation"]
     encoder = build_encoder(x_dim, z_dim, activation=activation, mean_activation=settings["mean_activation"])
@@ -92,7 +98,7 @@ def build_model(settings, x_dim, c_dim):
     weights = {"beta": settings["beta"], "seed": settings["seed"]}
     if settings["model"] == "ICVAE":
         weights["lam"] = settings["lam"]
-    return {"ICVAE": ICVAE, "CVAE": CVAE, "VAE": VAE}[settings["model"]](encoder, decoder, **weights)
+    return kinds[settings["model"]](encoder, decoder, **weights)
 
 
 def training_options(settings):
@@ -199,14 +205,15 @@ def weights_dir():
     return Path(cvae.__file__).parents[1] / "data" / "weights"
 
 # %% ../notebooks/03_train.ipynb #c03-21
-def load_or_train(name, settings, train_data, test_data, retrain=False):
+def load_or_train(name, settings, train_data, test_data, retrain=False, build=build_model):
     """The model `name` with `settings`, and its history: loaded if it was trained on these data before, else trained now.
 
     train_data, test_data: (x, c). Looks for a file trained here, then for one that came with the repository; `retrain` skips
     both. Training saves a checkpoint after each epoch, resumes from it, and puts its result into `trained` in the data folder.
+    build: a function (settings, x_dim, c_dim) -> untrained model.
     """
     (x, c), key = train_data, settings_key(settings, *train_data)
-    model = build_model(settings, x.shape[1], c.shape[1])
+    model = build(settings, x.shape[1], c.shape[1])
     local = data_dir() / "trained" / f"{name}-{key}.npz"
     for path in (local, weights_dir() / f"{name}.npz"):
         if not retrain and path.exists() and load_state(path)["key"] == key:
@@ -230,9 +237,10 @@ def active_units(z_mean, threshold=0.01):
 
 # %% ../notebooks/03_train.ipynb #c03-32
 def load_pretrained(name="icvae"):
-    """A model trained on MNIST, from the weights that come with the repository: "icvae", "cvae", "vae" or "original".
+    """A trained model, from the weights that come with the repository: "icvae", "cvae", "vae", "original", all trained on MNIST
+    in this chapter; "forget" of chapter 5; "scanner" of chapter 7.
 
-    Raises ValueError, with the names there are, for any other.
+    Raises ValueError for any other name; "echo" is loaded by chapter 6.
     """
     names = sorted(path.stem for path in weights_dir().glob("*.npz"))
     if name not in names:
