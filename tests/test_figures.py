@@ -6,7 +6,9 @@ import pytest
 
 import icvae
 from icvae.evaluation import train_classifier
+from icvae.training import load_state, settings_key, weights_dir
 
+MODELS = ("vae", "cvae", "icvae", "original", "forget")
 pytestmark = pytest.mark.skipif(os.environ.get("ICVAE_DATASET") != "mnist", reason="needs MNIST: set ICVAE_DATASET=mnist")
 
 
@@ -25,7 +27,14 @@ def classifier(mnist):
 
 @pytest.fixture(scope="module")
 def figures(mnist, classifier):
-    return {name: icvae.evaluate(icvae.load_pretrained(name), *mnist, classifier) for name in ("vae", "cvae", "icvae", "original")}
+    return {name: icvae.evaluate(icvae.load_pretrained(name), *mnist, classifier) for name in MODELS}
+
+
+@pytest.mark.parametrize("name", [*MODELS, "echo"])
+def test_the_committed_weights_belong_to_these_data(mnist, name):
+    """Otherwise a chapter would train instead of loading them."""
+    meta = load_state(weights_dir() / f"{name}.npz")
+    assert meta["key"] == settings_key(meta["settings"], *mnist[0])
 
 
 def test_cvae(figures):
@@ -45,3 +54,9 @@ def test_vae_keeps_the_digit(figures):
 
 def test_original_is_collapsed(figures):
     assert figures["original"]["information"] < 0.05 and figures["original"]["recon"] > 40
+
+
+def test_forget(figures):
+    """The leak penalties of chapter 5."""
+    found = figures["forget"]
+    assert found["recon"] <= 17.0 and found["leak strongest"] <= 0.125 and found["information"] >= 5 and found["remap"] >= 0.99
