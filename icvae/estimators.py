@@ -228,7 +228,7 @@ def check_classes(c, batch):
 def leak_batch(log_q, c):
     """Estimate of I(z;c) from a batch, in nats: log_q (B, B), c one-hot (B, K) -> scalar, at most the batch's entropy of c.
 
-    The mean over j of log mean_{i in the class of j} q(z_j|x_i) - log mean_i q(z_j|x_i). Own posteriors are included: it errs
+    The mean over i of log mean_{j in the class of i} q(z_i|x_j) - log mean_j q(z_i|x_j). Own posteriors are included: it errs
     high, by much in a small batch or for a rare class. Raises ValueError for other shapes.
     """
     log_q, _, _, batch = check_pairs(log_q)
@@ -242,7 +242,7 @@ def mmd(z, c, scales=(0.2, 0.5, 1.0, 2.0)):
     """Squared MMD between q(z|c) and q(z), mean over the classes: z (B, d), c one-hot (B, K) -> scalar, about 0 without a leak.
 
     Kernel: mean over the scales s of t / (t + |z - z'|^2), t = 2 d s (inverse multiquadratic). No row is paired with itself: an
-    unbiased estimate, so it may be slightly negative. Raises ValueError for other shapes or if B < 2.
+    unbiased estimate (classes of one row apart), so it may be slightly negative. Raises ValueError for other shapes or if B < 2.
     Source: a penalty on groups as in Louizos et al. 2015, arXiv:1511.00830; kernel as in Tolstikhin et al. 2017, arXiv:1711.01558.
     """
     z = as_float(z)

@@ -198,6 +198,9 @@ def train_predictor(model, x, y, c, epochs=15, batch_size=128, learning_rate=1e-
     Adam, with a warm-up over 5 % of the steps and cosine decay. c may be continuous for `InvariantPredictor`. Raises ValueError,
     before anything is trained, if shapes don't fit, y is not one-hot, or a batch is too small to compare the classes of c in it.
     """
+    y = ops.convert_to_numpy(check_rows("y", y))
+    if isinstance(model, AdversarialPredictor | MMDPredictor):
+        labels_of(c)  # they compare classes
     if np.ndim(x) != 2 or np.ndim(c) != 2 or not len(x) == len(labels_of(y)) == len(c) > 0:
         shapes = [np.shape(a) for a in (x, y, c)]
         raise ValueError(f"x, y and c must be matrices with one row each for a sample, y and c one-hot; got {shapes}")
