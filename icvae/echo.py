@@ -5,19 +5,17 @@
 # %% auto #0
 __all__ = ['ECHO', 'echo_noise', 'echo_of', 'echo_rate', 'echo_clip', 'draw_neighbours', 'check_encodings', 'Bank', 'EchoNoise',
            'build_echo_encoder', 'echo_mean', 'WarmUp', 'Echo', 'fill_bank', 'echo_codes', 'echo_settings',
-           'build_echo', 'probe_count', 'evaluate_echo', 'echo_frontier']
+           'build_echo', 'probe_count', 'evaluate_echo']
 
 # %% ../notebooks/06_echo_noise.ipynb #c06-01
 import math
-from functools import cache
 
 import keras
 import numpy as np
 from keras import ops
 
 from .cvae import CVAE, Autoencoder, as_float, build_decoder, build_encoder, check_weight, reconstruction_error
-from .evaluation import compute_rows, probe_leakage, train_classifier
-from .training import train, training_options
+from .evaluation import leak_figures, remap_codes
 
 # %% ../notebooks/06_echo_noise.ipynb #c06-04
 def echo_noise(f, log_s):
@@ -278,21 +276,5 @@ def evaluate_echo(model, train_data, test_data, classifier, seed=0):
     for name, code in (("recon", mean), ("recon z", z), ("recon f", f)):
         x_hat = model.decoder.predict([code, c_test], batch_size=1000, verbose=0)
         found[name] = float(np.square(x_test - x_hat).sum(1).mean())
-    classes = c.shape[1]
-    requested = np.tile(np.arange(classes), len(mean[:2000]))
-    swapped = model.decode(np.repeat(mean[:2000], classes, axis=0), np.eye(classes, dtype="float32")[requested])
-    found["remap"] = float(np.mean(classifier.predict(ops.convert_to_numpy(swapped)) == requested))
-    leak = probe_leakage(z_train, c[:count], z, c_test, seed)
-    return {**found, **{name if name == "chance" else f"leak {name}": value for name, value in leak.items()}}
-
-# %% ../notebooks/06_echo_noise.ipynb #c06-33
-def echo_frontier(path, runs, settings, train_data, test_data):
-    """`frontier` of chapter 4 for Echo models: train and evaluate one for each run, with `compute_rows`, which see."""
-    judge = cache(lambda: train_classifier(*train_data))
-
-    def compute(run):
-        model = build_echo(run, train_data[0].shape[1], train_data[1].shape[1])
-        train(model, *train_data, **training_options(run))
-        return evaluate_echo(model, train_data, test_data, judge(), seed=run["seed"])
-
-    return compute_rows(path, runs, settings, train_data, compute)
+    found["remap"] = remap_codes(model, classifier, mean[:2000], c.shape[1])
+    return {**found, **leak_figures(z_train, c[:count], z, c_test, seed=seed)}

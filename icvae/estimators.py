@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOG_2PI', 'PENALTIES', 'log_density', 'log_density_pairs', 'check_pairs', 'log_marginal_own', 'log_marginal_loo',
-           'check_rows', 'log_marginal_mws', 'log_marginal_esmaeili', 'stratified_log_weights', 'log_marginal_mss',
+           'check_data_size', 'log_marginal_mws', 'log_marginal_esmaeili', 'stratified_log_weights', 'log_marginal_mss',
            'rate', 'MixtureMarginal', 'VampMarginal', 'FlowMarginal', 'MarginalFit', 'fit_marginal', 'check_classes',
            'leak_batch', 'mmd', 'leak_moments', 'posterior_probe', 'sampled_rate', 'check_penalties', 'PenalisedCVAE',
            'build_penalised']
@@ -17,7 +17,7 @@ import numpy as np
 from keras import ops
 
 from .cvae import CVAE, Sampling, as_float, check_posterior, check_weight, jit, kl_prior, reconstruction_error
-from .invariance import bhattacharyya_pairwise, kl_gaussian_marginal, kl_marginal, kl_pairwise, pairwise_bound
+from .invariance import bhattacharyya_pairwise, density_blocks, kl_gaussian_marginal, kl_marginal, kl_pairwise, pairwise_bound
 from .training import build_model
 
 # %% ../notebooks/05_other_estimators.ipynb #c05-04
@@ -71,7 +71,7 @@ def log_marginal_loo(log_q):
     return ops.logsumexp(ops.where(i == j, -float("inf"), log_q), axis=1) - ops.log(batch - 1)
 
 # %% ../notebooks/05_other_estimators.ipynb #c05-09
-def check_rows(rows, batch):
+def check_data_size(rows, batch):
     """The size N of the data set as a float. Raises ValueError if it is smaller than the batch, or missing."""
     if not (rows and rows >= (batch or 1)):
         raise ValueError(f"rows must be the size of the data set, at least that of the batch ({batch}), got {rows}")
@@ -84,7 +84,7 @@ def log_marginal_mws(log_q, rows):
     Raises ValueError if N < B. Source: Chen et al. 2018, arXiv:1802.04942.
     """
     log_q = check_pairs(log_q)[0]
-    return log_marginal_own(log_q) - math.log(check_rows(rows, log_q.shape[0]))
+    return log_marginal_own(log_q) - math.log(check_data_size(rows, log_q.shape[0]))
 
 
 def log_marginal_esmaeili(log_q, rows):
@@ -93,7 +93,7 @@ def log_marginal_esmaeili(log_q, rows):
     Unbiased for q(z), symmetric in the others. Raises ValueError if B < 2 or N < B. Source: Esmaeili et al. 2018, arXiv:1804.02086.
     """
     log_q, i, j, batch = check_pairs(log_q, least=2)
-    rows = check_rows(rows, log_q.shape[0])
+    rows = check_data_size(rows, log_q.shape[0])
     others = ops.log((rows - 1) / (rows * (batch - 1)))
     return ops.logsumexp(log_q + ops.where(i == j, -math.log(rows), others), axis=1)
 
@@ -114,7 +114,7 @@ def log_marginal_mss(log_q, rows):
     Raises ValueError if B < 2 or N < B. Source: Chen et al. 2018, arXiv:1802.04942, appendix C.
     """
     log_q, i, j, batch = check_pairs(log_q, least=2)
-    return ops.logsumexp(log_q + stratified_log_weights(i, j, batch, check_rows(rows, log_q.shape[0])), axis=1)
+    return ops.logsumexp(log_q + stratified_log_weights(i, j, batch, check_data_size(rows, log_q.shape[0])), axis=1)
 
 
 def rate(log_q, log_marginal):
@@ -287,18 +287,14 @@ def posterior_probe(z, c, z_mean, z_log_var, c_known, block=500):
     rows. p(c|z) is proportional to the sum of q(z|x_i) over the class. NumPy, float64. Raises ValueError for other shapes.
     """
     c, c_known = (ops.convert_to_numpy(check_classes(a, len(b))).astype("float64") for a, b in ((c, z), (c_known, z_mean)))
-    z, z_mean, z_log_var = (np.asarray(a, dtype="float64") for a in (z, z_mean, z_log_var))
-    p, right, bits = np.exp(-z_log_var), 0, []
-    offset = (z_mean**2 * p + z_log_var).sum(1)  # expanded squares: harmless in float64
-    for start in range(0, len(z), block):
-        part = slice(start, start + block)
-        log_q = -0.5 * (z[part] ** 2 @ p.T - 2 * z[part] @ (z_mean * p).T + offset)
+    right, nats = 0, []
+    for part, log_q in density_blocks(z, z_mean, z_log_var, block):
         weight = np.exp(log_q - log_q.max(1, keepdims=True)) @ c_known + 1e-12  # (block, K); the constant keeps the logarithm finite
         guess = weight / weight.sum(1, keepdims=True)
-        bits.append(np.log((guess * c[part]).sum(1)))
+        nats.append(np.log((guess * c[part]).sum(1)))
         right += np.sum(guess.argmax(1) == c[part].argmax(1))
     share = c.mean(0)[c.mean(0) > 0]
-    return float(np.mean(np.concatenate(bits)) - np.sum(share * np.log(share))), float(right / len(z))
+    return float(np.mean(np.concatenate(nats)) - np.sum(share * np.log(share))), float(right / len(z))
 
 # %% ../notebooks/05_other_estimators.ipynb #c05-46
 def sampled_rate(log_marginal, needs_rows=False):
@@ -346,7 +342,7 @@ class PenalisedCVAE(CVAE):
     def __init__(self, encoder, decoder, penalties, beta=1.0, rows=None, marginal=None, seed=None, **kwargs):
         super().__init__(encoder, decoder, beta, seed, **kwargs)
         check_penalties(penalties, marginal)
-        self.marginal, self.rows = marginal, check_rows(rows, 1) if {"mss", "esmaeili"} & set(penalties) else rows
+        self.marginal, self.rows = marginal, check_data_size(rows, 1) if {"mss", "esmaeili"} & set(penalties) else rows
         if marginal is not None:
             marginal(ops.zeros((1, decoder.input_shape[0][-1])))  # makes its weights, if that has not happened
         self.term_weights |= {name: check_weight(name, weight) for name, weight in penalties.items()}

@@ -17,6 +17,7 @@ from .cvae import Progress, Sampling, as_float, check_weight, jit, reconstructio
 from .estimators import mmd
 from .evaluation import labels_of
 from .invariance import kl_gaussian_marginal
+from .training import cosine_schedule
 
 # %% ../notebooks/07_invariant_prediction.ipynb #c07-04
 def check_rows(name, rows, width=None):
@@ -207,9 +208,7 @@ def train_predictor(model, x, y, c, epochs=15, batch_size=128, learning_rate=1e-
     last, needed = len(x) % batch_size or batch_size, model.rows_per_class * np.shape(c)[1]
     if batch_size < needed or (needed and last < 2):
         raise ValueError(f"batches of {batch_size} rows, the last of {last}, are too small for {np.shape(c)[1]} classes; take 16 a class")
-    steps = epochs * -(-len(x) // batch_size)
-    warm_up = {"warmup_target": learning_rate, "warmup_steps": steps // 20}
-    rate = keras.optimizers.schedules.CosineDecay(0.0, steps - steps // 20, **warm_up)
+    rate = cosine_schedule(learning_rate, epochs * -(-len(x) // batch_size))
     model.compile(optimizer=keras.optimizers.Adam(rate), jit_compile=jit())
     inputs = {"x": np.asarray(x, "float32"), "y": np.asarray(y, "float32"), "c": np.asarray(c, "float32")}
     return model.fit(inputs, batch_size=batch_size, epochs=epochs, verbose=0, callbacks=[Progress()]).history

@@ -10,7 +10,7 @@ from keras import ops
 from sklearn.linear_model import LogisticRegression
 
 import icvae
-from icvae import echo, evaluation
+from icvae import evaluation
 from icvae.cvae import jit
 from icvae.echo import (
     Echo,
@@ -21,7 +21,6 @@ from icvae.echo import (
     draw_neighbours,
     echo_clip,
     echo_codes,
-    echo_frontier,
     echo_mean,
     echo_noise,
     echo_of,
@@ -31,6 +30,7 @@ from icvae.echo import (
     fill_bank,
     probe_count,
 )
+from icvae.evaluation import frontier
 from icvae.training import SETTINGS, train
 
 rng = np.random.default_rng(0)
@@ -494,12 +494,13 @@ def test_evaluate(linear_probe):
 
 
 def test_frontier_computes_and_resumes(tmp_path, linear_probe, monkeypatch):
-    monkeypatch.setattr(echo, "train_classifier", lambda x, c: Judge())
+    monkeypatch.setattr(evaluation, "train_classifier", lambda x, c: Judge())
+    how = {"build": build_echo, "evaluate": evaluate_echo}
     runs = [{"beta": beta, "seed": 0} for beta in (0.5, 2.0)]
-    rows = echo_frontier(tmp_path / "rows.json", runs, little(), toy(400), toy(90, seed=1))
+    rows = frontier(tmp_path / "rows.json", runs, little(), toy(400), toy(90, seed=1), **how)
     assert [row["beta"] for row in rows] == [0.5, 2.0] and rows[0]["information"] > 0
-    monkeypatch.setattr(echo, "train", None)  # would fail if anything were trained again
-    assert echo_frontier(tmp_path / "rows.json", runs, little(), toy(400), toy(90, seed=1)) == rows
+    monkeypatch.setattr(evaluation, "train", None)  # would fail if anything were trained again
+    assert frontier(tmp_path / "rows.json", runs, little(), toy(400), toy(90, seed=1), **how) == rows
 
 
 def test_settings():

@@ -101,29 +101,28 @@ def test_frontier_computes_caches_and_resumes(tmp_path, monkeypatch):
     settings = {**SETTINGS, "epochs": 1, "z_dim": 2, "output_activation": None}
     runs = [{**variant, "seed": seed} for seed in (0, 1) for variant in ({"model": "CVAE", "beta": 1.0}, {"model": "ICVAE", "lam": 0.5})]
     monkeypatch.setattr(evaluation, "probe_battery", lambda seed=0: {"linear": (evaluation.LogisticRegression(), 100)})
-    path, data, calls, evaluate = tmp_path / "new folder" / "frontier.json", small_data(), [], evaluation.evaluate
+    path, data, calls = tmp_path / "new folder" / "frontier.json", small_data(), []
 
     def counted(*args, **kwargs):
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return evaluate(*args, **kwargs)
+        return evaluation.evaluate(*args, **kwargs)
 
-    monkeypatch.setattr(evaluation, "evaluate", counted)
     with pytest.raises(KeyboardInterrupt):
-        frontier(path, runs, settings, data, data)
+        frontier(path, runs, settings, data, data, evaluate=counted)
     assert len(json.loads(path.read_text())["rows"]) == 2
     with pytest.raises(ValueError, match="2 rows"):
         read_rows(path, runs, settings)
 
-    rows = frontier(path, runs, settings, data, data)
+    rows = frontier(path, runs, settings, data, data, evaluate=counted)
     assert len(calls) == 5 and len(rows) == 4  # two before, one interrupted, two after
     assert [(row["model"], row["seed"]) for row in rows] == [("CVAE", 0), ("ICVAE", 0), ("CVAE", 1), ("ICVAE", 1)]
     assert all({"recon", "information", "leak strongest", "remap"} <= set(row) for row in rows)
     monkeypatch.setattr(evaluation, "train_classifier", None)  # nothing left to do: nothing is trained
-    assert frontier(path, runs, settings, data, data) == rows == read_rows(path, runs, settings) and len(calls) == 5
+    assert frontier(path, runs, settings, data, data, evaluate=counted) == rows == read_rows(path, runs, settings) and len(calls) == 5
     with pytest.raises(ValueError, match="other settings"):
-        frontier(path, runs, {**settings, "beta": 9.0}, data, data)
+        frontier(path, runs, {**settings, "beta": 9.0}, data, data, evaluate=counted)
     with pytest.raises(ValueError, match="settings"):
         read_rows(path, runs, {**settings, "beta": 9.0})
     with pytest.raises(ValueError, match="is expected"):
