@@ -167,15 +167,15 @@ def load_data(name="auto"):
     return (x[:n], c[:n]), (x[n:], c[n:])
 
 # %% ../notebooks/01_conditional_vae.ipynb #c01-15
-def build_encoder(x_dim, z_dim=16, hidden=(512, 512), activation="relu", mean_activation=None):
+def build_encoder(x_dim, z_dim=16, hidden=(512, 512), activation="relu", mean_activation=None, initializer="glorot_uniform"):
     """The encoder q(z|x) as a Keras model: x (B, x_dim) -> [z_mean (B, z_dim), z_log_var (B, z_dim)].
 
-    hidden: widths of the dense layers. mean_activation: None leaves z_mean linear.
+    hidden: widths of the dense layers. mean_activation: None leaves z_mean linear. initializer: of the hidden layers' weights.
     Source: Kingma & Welling 2013, arXiv:1312.6114, appendix C.
     """
     x = h = keras.Input((x_dim,), name="x")
     for units in hidden:
-        h = keras.layers.Dense(units, activation=activation)(h)
+        h = keras.layers.Dense(units, activation=activation, kernel_initializer=initializer)(h)
     z_mean = keras.layers.Dense(z_dim, activation=mean_activation, name="z_mean")(h)
     z_log_var = keras.layers.Dense(z_dim, name="z_log_var")(h)
     return keras.Model(x, [z_mean, z_log_var], name="encoder")
@@ -214,9 +214,9 @@ def check_posterior(z_mean, z_log_var):
 
 
 def as_float(x):
-    """A tensor of the backend; integers become floats, floats keep their precision."""
+    """A tensor of the backend in float32 or float64: integers and 16-bit floats, too coarse for a loss, become `floatx`."""
     x = ops.convert_to_tensor(x)
-    return x if keras.backend.is_float_dtype(x.dtype) else ops.cast(x, keras.config.floatx())
+    return x if keras.backend.standardize_dtype(x.dtype) in ("float32", "float64") else ops.cast(x, keras.config.floatx())
 
 
 def check_weight(name, value):
@@ -226,7 +226,7 @@ def check_weight(name, value):
     return float(value)
 
 # %% ../notebooks/01_conditional_vae.ipynb #c01-22
-def build_decoder(z_dim, c_dim, x_dim, hidden=(512, 512), activation="relu", output_activation=None):
+def build_decoder(z_dim, c_dim, x_dim, hidden=(512, 512), activation="relu", output_activation=None, initializer="glorot_uniform"):
     """The mean of the decoder p(x|z,c) as a Keras model: [z (B, z_dim), c (B, c_dim)] -> x_hat (B, x_dim).
 
     c may be one-hot or continuous. output_activation: None for any real x; "sigmoid" if x lies in [0, 1].
@@ -235,7 +235,7 @@ def build_decoder(z_dim, c_dim, x_dim, hidden=(512, 512), activation="relu", out
     z, c = keras.Input((z_dim,), name="z"), keras.Input((c_dim,), name="c")
     h = keras.layers.Concatenate()([z, c])
     for units in hidden:
-        h = keras.layers.Dense(units, activation=activation)(h)
+        h = keras.layers.Dense(units, activation=activation, kernel_initializer=initializer)(h)
     return keras.Model([z, c], keras.layers.Dense(x_dim, activation=output_activation, name="x_hat")(h), name="decoder")
 
 # %% ../notebooks/01_conditional_vae.ipynb #c01-24

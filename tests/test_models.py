@@ -1,5 +1,6 @@
 """Layers and models: shapes, seeds, learning, saving, resuming, any (x, c)."""
 
+import inspect
 import json
 
 import keras
@@ -9,7 +10,19 @@ from keras import ops
 
 import icvae
 from icvae import training
-from icvae.training import SETTINGS, VARIANTS, build_model, load_or_train, load_state, save_state, settings_for, settings_key, train
+from icvae.training import (
+    FAST,
+    SETTINGS,
+    VARIANTS,
+    build_model,
+    load_or_train,
+    load_state,
+    save_state,
+    settings_for,
+    settings_key,
+    train,
+    training_options,
+)
 
 
 def array(x):
@@ -242,6 +255,20 @@ def test_interrupt_and_resume(tmp_path, monkeypatch, capsys):
     for other in ({"x": x + 1, "c": c}, {"x": x, "c": c[:, ::-1]}, {"x": x, "c": c, "epochs": 7}):
         with pytest.raises(ValueError, match="another training"):
             train(small(), **{**options, **other})
+
+
+def test_the_defaults_of_train_are_the_fast_settings():
+    defaults = {name: p.default for name, p in inspect.signature(train).parameters.items()}
+    assert {name: defaults[name] for name in training_options(FAST)} == training_options(FAST)
+
+
+def test_betas_and_initializer_of_the_settings_are_used():
+    x, c = toy(64)
+    for settings, betas, spread in ((SETTINGS, (0.9, 0.999), 2 / (512 + 512)), (FAST | {"initializer": "he_normal"}, (0.8, 0.99), 2 / 512)):
+        model = build_model(settings, 6, 3)
+        assert np.isclose(np.var(array(model.encoder.layers[2].kernel)), spread, rtol=0.05)
+        train(model, x, c, **training_options(settings | {"epochs": 1}))
+        assert (model.optimizer.beta_1, model.optimizer.beta_2) == betas
 
 
 def test_load_or_train(tmp_path, monkeypatch, capsys):
