@@ -50,6 +50,7 @@ from icvae.prediction import (
     reverse_gradient,
     train_predictor,
 )
+from icvae.scale import FileBatches, share_of_batches, train_process, write_rows
 from icvae.training import ICVAE, active_units, load_or_train, load_pretrained, train
 
 __version__ = "0.1.0"
@@ -60,6 +61,7 @@ __all__ = [
     "AdversarialPredictor",
     "Echo",
     "EchoNoise",
+    "FileBatches",
     "FlowMarginal",
     "InvariantPredictor",
     "MMDPredictor",
@@ -104,6 +106,9 @@ __all__ = [
     "reconstruction_error",
     "remap_accuracy",
     "reverse_gradient",
+    "share_of_batches",
     "train",
     "train_predictor",
+    "train_process",
+    "write_rows",
 ]
