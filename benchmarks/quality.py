@@ -41,10 +41,11 @@ def main(way, seed=0):
     else:  # a constant rate and batches of 32, judged after each epoch
         model, epochs = with_pairs(build_model({**SETTINGS, **weights}, x.shape[1], c.shape[1])), 0
         model.compile(keras.optimizers.Adam(5e-4), jit_compile=False)
-    while way == "original" and epochs < 40 and measure(model, *test_data)[1] < INFORMATION:
+    figures = measure(model, *test_data)
+    while way == "original" and epochs < 40 and figures[1] < INFORMATION:
         model.fit({"x": x, "c": c}, batch_size=32, verbose=0)
-        epochs += 1
-    print("quality", *measure(model, *test_data), epochs, device_of_keras(), flush=True)
+        epochs, figures = epochs + 1, measure(model, *test_data)
+    print("quality", *figures, epochs, device_of_keras(), flush=True)
 
 
 if __name__ == "__main__":
