@@ -8,6 +8,7 @@ import pytest
 
 os.environ.setdefault("ICVAE_QUICK", "1")
 os.environ.setdefault("ICVAE_DATASET", "digits")  # no download; set it to "mnist" to test on MNIST
+os.environ.setdefault("KERAS_BACKEND", "jax")  # as in the chapters
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 if os.environ["ICVAE_DATASET"] == "digits":  # trained models go to a folder of this run, so that training is really tested
     os.environ["ICVAE_DATA_DIR"] = tempfile.mkdtemp(prefix="icvae-")

@@ -9,6 +9,7 @@ from icvae.cvae import (
     kl_prior,
     load_data,
     reconstruction_error,
+    set_seed,
 )
 from icvae.echo import (
     Echo,
@@ -106,6 +107,7 @@ __all__ = [
     "reconstruction_error",
     "remap_accuracy",
     "reverse_gradient",
+    "set_seed",
     "share_of_batches",
     "train",
     "train_predictor",

@@ -6,12 +6,13 @@
 __all__ = ['QUICK', 'MNIST_SHA256', 'MNIST_URL', 'check_mnist', 'read_mnist', 'reachable', 'fetch_mnist', 'data_dir',
            'read_digits', 'load_data', 'build_encoder', 'Sampling', 'check_posterior', 'as_float', 'check_weight',
            'build_decoder', 'reconstruction_error', 'exp_residual', 'kl_prior', 'Autoencoder', 'CVAE', 'VAE', 'Line',
-           'Progress', 'jit']
+           'Progress', 'jit', 'set_seed']
 
 # %% ../notebooks/01_conditional_vae.ipynb #c01-01
 import hashlib
 import importlib.util
 import os
+import random
 import socket
 import urllib.request
 from pathlib import Path
@@ -354,7 +355,16 @@ class Progress(keras.callbacks.Callback):
         else:
             self.handle = display(line, display_id=True)
 
-
+# %% ../notebooks/01_conditional_vae.ipynb #c01-41b
 def jit():
     """Whether to compile the training step: yes on TensorFlow and JAX, where it is XLA; no on PyTorch."""
     return keras.backend.backend() != "torch"
+
+
+def set_seed(seed):
+    """Make what follows repeatable: initial weights of layers and the order in which `fit` takes the rows."""
+    if keras.backend.backend() != "jax":
+        keras.utils.set_random_seed(seed)
+    else:  # where these two generators are all there is; the line above would import TensorFlow as well, for some seconds
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002

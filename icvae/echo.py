@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from .cvae import CVAE, Autoencoder, as_float, build_decoder, build_encoder, check_weight, reconstruction_error
+from .cvae import CVAE, Autoencoder, as_float, build_decoder, build_encoder, check_weight, reconstruction_error, set_seed
 from .evaluation import leak_figures, remap_codes
 
 # %% ../notebooks/06_echo_noise.ipynb #c06-04
@@ -249,7 +249,7 @@ def echo_settings(settings, rows):
 
 def build_echo(settings, x_dim, c_dim):
     """The untrained Echo model that `settings` describe (see `echo_settings`), as `build_model` does for the others."""
-    keras.utils.set_random_seed(settings["seed"])
+    set_seed(settings["seed"])
     z_dim, activation = settings["z_dim"], settings["activation"]
     encoder = build_echo_encoder(x_dim, z_dim, settings["terms"], activation=activation)
     decoder = build_decoder(z_dim, c_dim, x_dim, activation=activation, output_activation=settings["output_activation"])

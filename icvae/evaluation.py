@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['sample_codes', 'probe_battery', 'labels_of', 'probe_leakage', 'leak_figures', 'train_classifier', 'remap_codes',
-           'remap_accuracy', 'quality', 'evaluate', 'compute_rows', 'read_rows', 'frontier', 'over_seeds', 'summary']
+           'remap_accuracy', 'quality', 'evaluate', 'compute_rows', 'read_rows', 'load_or_compute', 'frontier',
+           'over_seeds', 'summary']
 
 # %% ../notebooks/04_evaluate.ipynb #c04-01
 import json
@@ -24,8 +25,9 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from .cvae import data_dir
 from .invariance import mutual_information
-from .training import build_model, settings_key, train, training_options
+from .training import build_model, settings_key, train, training_options, weights_dir
 
 # %% ../notebooks/04_evaluate.ipynb #c04-14
 def sample_codes(z_mean, z_log_var, seed=0):
@@ -163,8 +165,18 @@ def read_rows(path, runs, settings):
     return done["rows"]
 
 
-def frontier(path, runs, settings, train_data, test_data, build=build_model, evaluate=evaluate):
-    """Train and evaluate a model for each run, with the same budget; return the rows of `compute_rows`, which see.
+def load_or_compute(name, runs, settings, train_data, compute, recompute=False):
+    """The rows of the comparison `name`: of the file that came with the repository, or with `recompute` those of `compute_rows`.
+
+    The file was computed on MNIST, whatever train_data is. New rows go into the folder `trained` of the data folder.
+    """
+    if recompute:
+        return compute_rows(data_dir() / "trained" / f"{name}.json", runs, settings, train_data, compute)
+    return read_rows(weights_dir().parent / f"{name}.json", runs, settings)
+
+# %% ../notebooks/04_evaluate.ipynb #c04-33b
+def frontier(name, runs, settings, train_data, test_data, recompute=False, build=build_model, evaluate=evaluate):
+    """The rows of `load_or_compute`, which see, where each run is a model, trained with the same budget and evaluated.
 
     build: a function (settings, x_dim, c_dim) -> untrained model. evaluate: a function like the one above, for models of another
     kind. train_data, test_data: (x, c), c one-hot.
@@ -176,7 +188,7 @@ def frontier(path, runs, settings, train_data, test_data, build=build_model, eva
         train(model, *train_data, **training_options(run))
         return evaluate(model, train_data, test_data, judge(), seed=run["seed"])
 
-    return compute_rows(path, runs, settings, train_data, compute)
+    return load_or_compute(name, runs, settings, train_data, compute, recompute)
 
 # %% ../notebooks/04_evaluate.ipynb #c04-37
 def over_seeds(rows, name, seeds=3):

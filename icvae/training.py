@@ -19,7 +19,7 @@ import numpy as np
 from keras import ops
 
 from . import cvae
-from .cvae import CVAE, VAE, Progress, build_decoder, build_encoder, check_weight, data_dir, jit
+from .cvae import CVAE, VAE, Progress, build_decoder, build_encoder, check_weight, data_dir, jit, set_seed
 from .invariance import kl_marginal
 
 # %% ../notebooks/03_train.ipynb #c03-03
@@ -29,8 +29,8 @@ def device_advice():
     line = f"Keras {keras.__version__} on {keras.backend.backend()}. Training runs on the "
     if "gpu" in device or "cuda" in device:
         return line + "GPU; a larger batch_size uses it better."
-    advice = ' For a GPU: pip install "tensorflow[and-cuda]".' if keras.backend.backend() == "tensorflow" else ""
-    return line + "CPU, a few minutes a model on MNIST." + advice
+    package = {"jax": "jax[cuda12]", "tensorflow": "tensorflow[and-cuda]"}.get(keras.backend.backend(), "torch")
+    return line + f'CPU, a few minutes a model on MNIST. For a GPU of NVIDIA: pip install "{package}".'
 
 # %% ../notebooks/03_train.ipynb #c03-06
 @keras.saving.register_keras_serializable("icvae")
@@ -92,7 +92,7 @@ def build_model(settings, x_dim, c_dim):
     kinds = {"ICVAE": ICVAE, "CVAE": CVAE, "VAE": VAE}
     if settings["model"] not in kinds:
         raise ValueError(f"no model {settings['model']!r} here, there are {sorted(kinds)}; other chapters build their own")
-    keras.utils.set_random_seed(settings["seed"])
+    set_seed(settings["seed"])
     z_dim = settings["z_dim"]
     hidden = {"activation": settings["activation"], "initializer": settings.get("initializer", "glorot_uniform")}
     encoder = build_encoder(x_dim, z_dim, mean_activation=settings["mean_activation"], **hidden)

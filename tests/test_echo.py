@@ -495,12 +495,13 @@ def test_evaluate(linear_probe):
 
 def test_frontier_computes_and_resumes(tmp_path, linear_probe, monkeypatch):
     monkeypatch.setattr(evaluation, "train_classifier", lambda x, c: Judge())
-    how = {"build": build_echo, "evaluate": evaluate_echo}
+    monkeypatch.setenv("ICVAE_DATA_DIR", str(tmp_path))
+    how = {"recompute": True, "build": build_echo, "evaluate": evaluate_echo}
     runs = [{"beta": beta, "seed": 0} for beta in (0.5, 2.0)]
-    rows = frontier(tmp_path / "rows.json", runs, little(), toy(400), toy(90, seed=1), **how)
+    rows = frontier("here", runs, little(), toy(400), toy(90, seed=1), **how)
     assert [row["beta"] for row in rows] == [0.5, 2.0] and rows[0]["information"] > 0
     monkeypatch.setattr(evaluation, "train", None)  # would fail if anything were trained again
-    assert frontier(tmp_path / "rows.json", runs, little(), toy(400), toy(90, seed=1), **how) == rows
+    assert frontier("here", runs, little(), toy(400), toy(90, seed=1), **how) == rows
 
 
 def test_settings():

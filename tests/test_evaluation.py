@@ -101,7 +101,8 @@ def test_frontier_computes_caches_and_resumes(tmp_path, monkeypatch):
     settings = {**SETTINGS, "epochs": 1, "z_dim": 2, "output_activation": None}
     runs = [{**variant, "seed": seed} for seed in (0, 1) for variant in ({"model": "CVAE", "beta": 1.0}, {"model": "ICVAE", "lam": 0.5})]
     monkeypatch.setattr(evaluation, "probe_battery", lambda seed=0: {"linear": (evaluation.LogisticRegression(), 100)})
-    path, data, calls = tmp_path / "new folder" / "frontier.json", small_data(), []
+    monkeypatch.setenv("ICVAE_DATA_DIR", str(tmp_path))
+    path, data, calls = tmp_path / "trained" / "here.json", small_data(), []
 
     def counted(*args, **kwargs):
         calls.append(1)
@@ -110,23 +111,34 @@ def test_frontier_computes_caches_and_resumes(tmp_path, monkeypatch):
         return evaluation.evaluate(*args, **kwargs)
 
     with pytest.raises(KeyboardInterrupt):
-        frontier(path, runs, settings, data, data, evaluate=counted)
+        frontier("here", runs, settings, data, data, recompute=True, evaluate=counted)
     assert len(json.loads(path.read_text())["rows"]) == 2
     with pytest.raises(ValueError, match="2 rows"):
         read_rows(path, runs, settings)
 
-    rows = frontier(path, runs, settings, data, data, evaluate=counted)
+    rows = frontier("here", runs, settings, data, data, recompute=True, evaluate=counted)
     assert len(calls) == 5 and len(rows) == 4  # two before, one interrupted, two after
     assert [(row["model"], row["seed"]) for row in rows] == [("CVAE", 0), ("ICVAE", 0), ("CVAE", 1), ("ICVAE", 1)]
     assert all({"recon", "information", "leak strongest", "remap"} <= set(row) for row in rows)
     monkeypatch.setattr(evaluation, "train_classifier", None)  # nothing left to do: nothing is trained
-    assert frontier(path, runs, settings, data, data, evaluate=counted) == rows == read_rows(path, runs, settings) and len(calls) == 5
+    assert (
+        frontier("here", runs, settings, data, data, recompute=True, evaluate=counted) == rows == read_rows(path, runs, settings)
+        and len(calls) == 5
+    )
     with pytest.raises(ValueError, match="other settings"):
-        frontier(path, runs, {**settings, "beta": 9.0}, data, data, evaluate=counted)
+        frontier("here", runs, {**settings, "beta": 9.0}, data, data, recompute=True, evaluate=counted)
     with pytest.raises(ValueError, match="settings"):
         read_rows(path, runs, {**settings, "beta": 9.0})
     with pytest.raises(ValueError, match="is expected"):
         read_rows(path, runs[::-1], settings)
+
+
+def test_rows_of_the_repository_are_read(root):
+    stored = json.loads((root / "data" / "frontier.json").read_text())
+    runs = [{key: row[key] for key in ("model", "seed")} for row in stored["rows"]]
+    assert frontier("frontier", runs, stored["settings"], small_data(), small_data()) == stored["rows"]
+    with pytest.raises(ValueError, match="rows with the settings"):
+        frontier("frontier", runs[1:], stored["settings"], small_data(), small_data())
 
 
 def test_frontier_builds_other_models(tmp_path, monkeypatch):
@@ -137,7 +149,8 @@ def test_frontier_builds_other_models(tmp_path, monkeypatch):
         built.append((run["beta"], x_dim, c_dim))
         return icvae.training.build_model(run, x_dim, c_dim)
 
-    frontier(tmp_path / "rows.json", [{"beta": 3.0, "seed": 0}], settings, small_data(), small_data(), build=build)
+    monkeypatch.setenv("ICVAE_DATA_DIR", str(tmp_path))
+    frontier("here", [{"beta": 3.0, "seed": 0}], settings, small_data(), small_data(), recompute=True, build=build)
     assert built == [(3.0, 5, 3)]
 
 

@@ -41,6 +41,17 @@ def toy(n=200, seed=0):
     return (c @ rng.normal(size=(3, 6)) + rng.normal(size=(n, 6))).astype("float32"), c
 
 
+def test_set_seed_is_what_keras_does():
+    def drawn(seed_all):
+        seed_all(5)
+        model = icvae.build_encoder(6, 2, hidden=(16,))
+        return [array(w) for w in model.weights], np.random.permutation(20)  # noqa: NPY002 (as `fit` shuffles)
+
+    (weights, order), (expected, expected_order) = drawn(icvae.set_seed), drawn(keras.utils.set_random_seed)
+    assert all(np.array_equal(w, e) for w, e in zip(weights, expected, strict=True))
+    np.testing.assert_array_equal(order, expected_order)
+
+
 # ---------------------------------------------------------------- layers
 
 

@@ -1,11 +1,5 @@
 """Chapter 8: devices, processes and files give the training that one device in memory gives."""
 
-import json
-import os
-import socket
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
@@ -13,7 +7,7 @@ from keras import ops
 
 from icvae.cvae import kl_prior, reconstruction_error
 from icvae.invariance import kl_gaussian_marginal, kl_marginal
-from icvae.scale import FileBatches, fixed_training, share_of_batches, write_rows
+from icvae.scale import FileBatches, fixed_training, launch, share_of_batches, write_rows
 from icvae.training import FAST, build_model
 
 SCRIPT = """
@@ -25,7 +19,7 @@ address, processes, process = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 rng = np.random.default_rng(0)
 x, c = rng.random((240, 12), dtype="float32"), np.eye(3, dtype="float32")[rng.integers(0, 3, 240)]
 model, history = train_process(address, processes, process, x, c, batch_size=60)
-print(json.dumps([history, [np.array(w).tolist() for w in model.encoder.get_weights()[-1:]]]))  # little: nobody may be reading
+print(json.dumps([history, [np.array(w).tolist() for w in model.encoder.get_weights()]]))
 """
 
 
@@ -35,37 +29,38 @@ def data(rows=240):
     return rng.random((rows, 12), dtype="float32"), np.eye(3, dtype="float32")[rng.integers(0, 3, rows)]
 
 
-def launch(processes, devices=1):
+def trained(processes, devices=1):
     """SCRIPT as that many processes, each with that many virtual devices: what each printed."""
     if keras.backend.backend() == "torch":
         pytest.skip("the processes run on JAX; the tests on the other backends start them")
     pytest.importorskip("jax")
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    options = {"env": {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}, "text": True}
-    commands = [[sys.executable, "-c", SCRIPT, address, str(processes), str(process)] for process in range(processes)]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options) for command in commands]
-    outputs = [process.communicate(timeout=300) for process in running]
-    assert all(process.returncode == 0 for process in running), [errors[-2000:] for _, errors in outputs]
-    return [json.loads(out.splitlines()[-1]) for out, _ in outputs]
+    return launch(SCRIPT, processes, devices)
 
 
 @pytest.fixture(scope="module")
 def alone():
     """One process with one device."""
-    return launch(1)[0]
+    return trained(1)[0]
 
 
 @pytest.mark.parametrize(("processes", "devices"), [(1, 2), (2, 1), (2, 2)])
 def test_devices_and_processes_agree_with_one_device(alone, processes, devices):
-    found = launch(processes, devices)
+    found = trained(processes, devices)
     assert all(one == found[0] for one in found)  # every process ends with the same model
     for name, values in alone[0].items():
         np.testing.assert_allclose(found[0][0][name], values, rtol=1e-4, err_msg=name)
     for one, other in zip(found[0][1], alone[1], strict=True):
         np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def test_a_process_that_fails_is_reported():
+    with pytest.raises(RuntimeError, match="out of luck"):
+        launch("import sys; sys.exit('out of luck' if sys.argv[3] == '1' else 0)", 2)
+
+
+def test_much_output_blocks_nobody():
+    found = launch("import sys; print('x' * 10**6, file=sys.stderr); print('x' * 10**6); print(sys.argv[3])", 2)
+    assert found == [0, 1]
 
 
 def test_one_process_agrees_with_a_plain_fit(alone):
