@@ -20,6 +20,7 @@ import numpy as np
 
 from .quality import INFORMATION, RECON
 
+os.environ.setdefault("KERAS_BACKEND", "jax")  # of this process, which only loads data
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = ["what", "name", "backend", "device", "batch_size", "seconds", "lowest", "highest", "ratio", "megabytes", "figure"]
 PARTS = ["epoch", "quality", "marginal kl"]

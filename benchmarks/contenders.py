@@ -4,7 +4,6 @@ The process prints "ready DEVICE" after a warm-up epoch; then, for each line on 
 its seconds and mean loss. So the caller can take turns between several such processes.
 """
 
-import contextlib
 import sys
 import time
 
@@ -14,13 +13,13 @@ BETA, LAM, LEARNING_RATE, HIDDEN, Z_DIM = 1.0, 0.1, 2e-3, 512, 16
 
 
 def take_turns(epoch, device):
-    """The protocol above for a function that trains one epoch and returns its mean loss."""
+    """The protocol above for a function that trains one epoch and returns its mean loss, or its seconds and the loss."""
     epoch()
     print("ready", device, flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
-        loss = epoch()
-        print(time.perf_counter() - start, loss, flush=True)
+        found = epoch()
+        print(*(found if isinstance(found, tuple) else (time.perf_counter() - start, found)), flush=True)
 
 
 def device_of_keras():
@@ -36,25 +35,25 @@ def project(x, c, batch_size, change=None, jit_compile=None, steps_per_execution
     from icvae.cvae import jit
     from icvae.training import FAST, build_model
 
-    class Turns(keras.callbacks.Callback):
+    class Clock(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
-            if epoch == 1:
-                print("ready", device_of_keras(), flush=True)
-            if epoch > 0 and not sys.stdin.readline():
-                raise EOFError  # the caller has closed our input
             self.start = time.perf_counter()
 
         def on_epoch_end(self, epoch, logs=None):
             loss = float(logs["loss"])  # waits for the device
-            if epoch > 0:
-                print(time.perf_counter() - self.start, loss, flush=True)
+            self.found = time.perf_counter() - self.start, loss
 
     model = build_model({**FAST, "beta": BETA, "lam": LAM}, x.shape[1], c.shape[1])
     model = change(model) if change else model
     jit_compile = jit() if jit_compile is None else jit_compile
     model.compile(keras.optimizers.Adam(LEARNING_RATE), jit_compile=jit_compile, steps_per_execution=steps_per_execution)
-    with contextlib.suppress(EOFError):
-        model.fit({"x": x, "c": c}, batch_size=batch_size, epochs=1_000_000, verbose=0, callbacks=[Turns()])
+
+    def epoch():  # a `fit` for each turn: TensorFlow's input pipeline, kept waiting inside one, can sleep for up to a minute
+        clock = Clock()
+        model.fit({"x": x, "c": c}, batch_size=batch_size, verbose=0, callbacks=[clock])
+        return clock.found
+
+    take_turns(epoch, device_of_keras())
 
 
 def pairs(z_mean, z_log_var):

@@ -163,7 +163,7 @@ def load_data(name="auto"):
     if name == "digits":
         arrays, source = read_digits(), f"handwritten digits of scikit-learn ({why})"
     x, y = (np.concatenate([arrays[f"{key}_train"], arrays[f"{key}_test"]]) for key in "xy")
-    x, c, n = x.reshape(-1, 784).astype("float32") / 255, np.eye(10, dtype="float32")[y], len(arrays["x_train"])
+    x, c, n = np.divide(x.reshape(-1, 784), 255, dtype="float32"), np.eye(10, dtype="float32")[y], len(arrays["x_train"])
     print(f"Data: {source}, {n} training and {len(x) - n} test images.")
     return (x[:n], c[:n]), (x[n:], c[n:])
 
