@@ -20,11 +20,11 @@ import numpy as np
 
 from .quality import INFORMATION, RECON
 
-os.environ.setdefault("KERAS_BACKEND", "jax")  # of this process, which only loads data
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = ["what", "name", "backend", "device", "batch_size", "seconds", "lowest", "highest", "ratio", "megabytes", "figure"]
 PARTS = ["epoch", "quality", "marginal kl"]
 BACKENDS = [b for b in ("jax", "tensorflow", "torch") if importlib.util.find_spec(b)]  # the default of the series first
+os.environ.setdefault("KERAS_BACKEND", BACKENDS[0])  # of this process, which only loads data
 ORIGINAL = "tensorflow" if "tensorflow" in BACKENDS else BACKENDS[0]  # the backend of the original way
 DEFAULT_BATCH = 250  # that of chapter 3's `train`
 

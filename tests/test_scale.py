@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from icvae.cvae import kl_prior, reconstruction_error
+from icvae.cvae import jit, kl_prior, reconstruction_error
 from icvae.invariance import kl_gaussian_marginal, kl_marginal
 from icvae.scale import FileBatches, fixed_training, launch, share_of_batches, write_rows
 from icvae.training import FAST, build_model
@@ -95,7 +95,7 @@ def files(tmp_path):
 def test_training_from_files_is_training_from_memory(files):
     _, expected = fixed_training(*data(250), batch_size=60)
     model = build_model(FAST | {"beta": 1.0}, 12, 3)
-    model.compile(keras.optimizers.Adam(1e-3), jit_compile=keras.backend.backend() != "torch")
+    model.compile(keras.optimizers.Adam(1e-3), jit_compile=jit())
     found = model.fit(FileBatches(*files, batch_size=60), epochs=2, shuffle=False, verbose=0).history
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, rtol=1e-5, err_msg=name)
