@@ -60,17 +60,22 @@ def kl_gaussian_marginal(z_mean, z_log_var):
     return 0.5 * ops.sum(ops.where(total < 0.1, nearly_equal, ops.log1p(total) - a_bar))
 
 # %% ../notebooks/02_invariance_loss.ipynb #c02-25
-def density_blocks(z, z_mean, z_log_var, block):
-    """log q(z_i|x_j) of M codes under N posteriors, some rows at a time: yields (slice of rows, (block, N)), d/2 log(2 pi) left out.
+def density_blocks(z, z_mean, z_log_var, block, dtype="float64"):
+    """log q(z_i|x_j) of M codes under N posteriors, some rows at a time.
 
-    z (M, d), z_mean, z_log_var (N, d). NumPy, float64: expanded squares are harmless there, once centred.
+    z (M, d), z_mean, z_log_var (N, d). Yields (slice of rows, array (block, N)) without
+    the constant d/2 log(2 pi). NumPy; the squares are expanded, which is harmless in
+    float64 once centred. dtype: of the blocks; float32 is twice as fast and accurate
+    to about 1e-7 times the largest square over variance.
     """
-    z, z_mean, z_log_var = (np.asarray(a, dtype="float64") for a in (z, z_mean, z_log_var))
+    z, z_mean, z_log_var = (np.asarray(a, "float64") for a in (z, z_mean, z_log_var))
     z, z_mean, p = z - z_mean.mean(0), z_mean - z_mean.mean(0), np.exp(-z_log_var)
-    offset = (z_mean**2 * p + z_log_var).sum(1)
+    offset = (-0.5 * (z_mean**2 * p + z_log_var).sum(1)).astype(dtype)
+    factors = np.concatenate([-0.5 * p, z_mean * p], axis=1).T.astype(dtype)
+    squares = np.concatenate([z**2, z], axis=1).astype(dtype)
     for start in range(0, len(z), block):
         part = slice(start, start + block)
-        yield part, -0.5 * (z[part] ** 2 @ p.T - 2 * z[part] @ (z_mean * p).T + offset)
+        yield part, squares[part] @ factors + offset
 
 
 def mutual_information(z_mean, z_log_var, seed=0, block=1000):
