@@ -36,9 +36,8 @@ from icvae.estimators import (
     log_marginal_mws,
     log_marginal_own,
     mmd,
-    posterior_probe,
 )
-from icvae.evaluation import evaluate, probe_leakage, remap_accuracy
+from icvae.evaluation import build_reader, evaluate, leak_bounds, posterior_probe, probe_leakage, remap_accuracy
 from icvae.invariance import kl_gaussian_marginal, kl_marginal, kl_pairwise, mutual_information
 from icvae.prediction import (
     AdversarialPredictor,
@@ -75,6 +74,7 @@ __all__ = [
     "build_echo_encoder",
     "build_encoder",
     "build_head",
+    "build_reader",
     "echo_clip",
     "echo_codes",
     "echo_rate",
@@ -88,6 +88,7 @@ __all__ = [
     "kl_pairwise",
     "kl_prior",
     "leak_batch",
+    "leak_bounds",
     "leak_moments",
     "load_data",
     "load_or_train",

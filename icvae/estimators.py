@@ -6,8 +6,8 @@
 __all__ = ['LOG_2PI', 'PENALTIES', 'log_density', 'log_density_pairs', 'check_pairs', 'log_marginal_own', 'log_marginal_loo',
            'check_data_size', 'log_marginal_mws', 'log_marginal_esmaeili', 'stratified_log_weights', 'log_marginal_mss',
            'rate', 'MixtureMarginal', 'VampMarginal', 'FlowMarginal', 'MarginalFit', 'fit_marginal', 'check_classes',
-           'leak_batch', 'mmd', 'leak_moments', 'posterior_probe', 'sampled_rate', 'check_penalties', 'PenalisedCVAE',
-           'build_penalised']
+           'leak_batch', 'mmd', 'leak_moments', 'reader_nats', 'sampled_rate', 'read_fresh', 'WarmUp',
+           'check_penalties', 'WithPenalties', 'PenalisedCVAE', 'learned_marginal', 'build_penalised']
 
 # %% ../notebooks/05_other_estimators.ipynb #c05-01
 import math
@@ -16,8 +16,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from .cvae import CVAE, Sampling, as_float, check_posterior, check_weight, jit, kl_prior, reconstruction_error
-from .invariance import bhattacharyya_pairwise, density_blocks, kl_gaussian_marginal, kl_marginal, kl_pairwise, pairwise_bound
+from .cvae import CVAE, Sampling, as_float, check_posterior, check_weight, jit
+from .cvae import kl_prior, reconstruction_error
+from .evaluation import build_reader
+from .invariance import bhattacharyya_pairwise, kl_gaussian_marginal, kl_marginal
+from .invariance import kl_pairwise, pairwise_bound
+from .scores import labels_of
 from .training import build_model
 
 # %% ../notebooks/05_other_estimators.ipynb #c05-04
@@ -218,10 +222,20 @@ def fit_marginal(marginal, z_mean, z_log_var, epochs=20, batch_size=500, learnin
 
 # %% ../notebooks/05_other_estimators.ipynb #c05-32
 def check_classes(c, batch):
-    """c as a float tensor (B, K) of one-hot rows, K >= 2. Raises ValueError for integers or for another number of rows."""
+    """c as a float tensor (B, K) of one-hot rows, K >= 2.
+
+    Raises ValueError for labels (B,) or (B, 1), another number of rows and, where c is a
+    NumPy array (not in a compiled step, where values are unknown), for other values.
+    """
+    if isinstance(c, np.ndarray):
+        labels_of(c)
     c = as_float(c)
-    if len(c.shape) != 2 or c.shape[1] < 2 or (None not in (c.shape[0], batch) and c.shape[0] != batch):
-        raise ValueError(f"c must be one-hot rows (B, K) beside B = {batch} codes, got {tuple(c.shape)}; np.eye(K)[labels] makes them")
+    fits = len(c.shape) == 2 and c.shape[1] >= 2
+    if not fits or (None not in (c.shape[0], batch) and c.shape[0] != batch):
+        raise ValueError(
+            f"c must be one-hot rows (B, K) beside B = {batch} codes, got {tuple(c.shape)}: "
+            "np.eye(K)[labels] makes them; cut a continuous factor into bins first"
+        )
     return c
 
 
@@ -279,103 +293,183 @@ def leak_moments(z_mean, z_log_var, c):
     per_class = log_det(c / ops.maximum(count, 1), ops.cast(count < 0.5, noise.dtype))
     return 0.5 * (log_det(everything, ops.zeros_like(count[:1]))[0] - ops.sum(share * per_class))
 
-# %% ../notebooks/05_other_estimators.ipynb #c05-43
-def posterior_probe(z, c, z_mean, z_log_var, c_known, block=500):
-    """How well the known posteriors read c from new codes: (lower bound on I(z;c) in nats, accuracy in [0, 1]).
-
-    z (M, d), c (M, K): held-out codes and their one-hot classes. z_mean, z_log_var (N, d), c_known (N, K): posteriors of other
-    rows. p(c|z) is proportional to the sum of q(z|x_i) over the class. NumPy, float64. Raises ValueError for other shapes.
-    """
-    c, c_known = (ops.convert_to_numpy(check_classes(a, len(b))).astype("float64") for a, b in ((c, z), (c_known, z_mean)))
-    right, nats = 0, []
-    for part, log_q in density_blocks(z, z_mean, z_log_var, block):
-        weight = np.exp(log_q - log_q.max(1, keepdims=True)) @ c_known + 1e-12  # (block, K); the constant keeps the logarithm finite
-        guess = weight / weight.sum(1, keepdims=True)
-        nats.append(np.log((guess * c[part]).sum(1)))
-        right += np.sum(guess.argmax(1) == c[part].argmax(1))
-    share = c.mean(0)[c.mean(0) > 0]
-    return float(np.mean(np.concatenate(nats)) - np.sum(share * np.log(share))), float(right / len(z))
-
 # %% ../notebooks/05_other_estimators.ipynb #c05-46
-def sampled_rate(log_marginal, needs_rows=False):
-    """A penalty from one of the sampling estimators: a function (model, z, z_mean, z_log_var, c) -> scalar, in nats."""
+def reader_nats(reader, z, c, training=False):
+    """What a network reads of c from codes z, in nats: H(c) minus its cross-entropy.
 
-    def penalty(model, z, z_mean, z_log_var, c):
-        log_q = log_density_pairs(z, z_mean, z_log_var)
-        return rate(log_q, log_marginal(log_q, model.rows) if needs_rows else log_marginal(log_q))
+    reader: z (B, d) -> logits (B, K); c (B, K) one-hot -> scalar. The gradient is that of
+    a game: minimising the value, the codes lower it and the reader's weights raise it.
+    Source: the reversed gradient of Ganin & Lempitsky 2015, arXiv:1409.7495.
+    """
+    c = ops.cast(check_classes(c, z.shape[0]), z.dtype)
+    reversed_z = 2 * ops.stop_gradient(z) - z  # the same value, the opposite gradient
+    log_p = ops.log_softmax(reader(reversed_z, training=training), axis=-1)
+    cross_entropy = -ops.mean(ops.sum(c * log_p, axis=-1))
+    share = ops.mean(c, axis=0)
+    entropy = -ops.sum(share * ops.log(share + 1e-12))
+    return entropy - 2 * ops.stop_gradient(cross_entropy) + cross_entropy
+
+# %% ../notebooks/05_other_estimators.ipynb #c05-46b
+def sampled_rate(log_marginal, needs_rows=False):
+    """A penalty from a sampling estimator: a function as in `PENALTIES`, in nats."""
+
+    def penalty(model, z, posterior, c, training):
+        log_q = log_density_pairs(z, *posterior)
+        extra = (model.rows,) if needs_rows else ()
+        return rate(log_q, log_marginal(log_q, *extra))
 
     return penalty
 
 
-PENALTIES = {
+def read_fresh(model, z, posterior, c, training, draws=3):
+    """`reader_nats` of the model's reader, with fresh noise: several codes a row."""
+    codes = model.sampling([ops.tile(part, (draws, 1)) for part in posterior])
+    return reader_nats(model.reader, codes, ops.tile(c, (draws, 1)), training)
+
+
+PENALTIES = {  # name: function (model, z, (z_mean, z_log_var), c, training) -> nats
     "own": sampled_rate(log_marginal_own),
     "loo": sampled_rate(log_marginal_loo),
     "mss": sampled_rate(log_marginal_mss, needs_rows=True),
     "esmaeili": sampled_rate(log_marginal_esmaeili, needs_rows=True),
-    "pairs": lambda model, z, z_mean, z_log_var, c: kl_marginal(z_mean, z_log_var),
-    "gaussian": lambda model, z, z_mean, z_log_var, c: kl_gaussian_marginal(z_mean, z_log_var),
-    "kt": lambda model, z, z_mean, z_log_var, c: pairwise_bound(kl_pairwise(z_mean, z_log_var)),
-    "bd": lambda model, z, z_mean, z_log_var, c: pairwise_bound(bhattacharyya_pairwise(z_mean, z_log_var)),
-    "learned": lambda model, z, z_mean, z_log_var, c: ops.mean(log_density(z, z_mean, z_log_var) - model.marginal(z)),
-    "leak_batch": lambda model, z, z_mean, z_log_var, c: leak_batch(log_density_pairs(z, z_mean, z_log_var), c),
-    "mmd": lambda model, z, z_mean, z_log_var, c: mmd(z, c),
-    "leak_moments": lambda model, z, z_mean, z_log_var, c: leak_moments(z_mean, z_log_var, c),
+    "pairs": lambda model, z, posterior, c, training: kl_marginal(*posterior),
+}
+
+# %% ../notebooks/05_other_estimators.ipynb #c05-46c
+PENALTIES |= {
+    "gaussian": lambda model, z, posterior, c, training: kl_gaussian_marginal(*posterior),
+    "kt": lambda model, z, posterior, c, training: pairwise_bound(kl_pairwise(*posterior)),
+    "bd": lambda model, z, posterior, c, training: pairwise_bound(
+        bhattacharyya_pairwise(*posterior)
+    ),
+    "learned": lambda model, z, posterior, c, training: ops.mean(
+        log_density(z, *posterior) - model.marginal(z)
+    ),
+    "leak_batch": lambda model, z, posterior, c, training: leak_batch(
+        log_density_pairs(z, *posterior), c
+    ),
+    "mmd": lambda model, z, posterior, c, training: mmd(z, c),
+    "leak_moments": lambda model, z, posterior, c, training: leak_moments(*posterior, c),
+    "reader": read_fresh,
 }
 
 # %% ../notebooks/05_other_estimators.ipynb #c05-47
-def check_penalties(penalties, marginal):
-    """Raises ValueError if a name is not in `PENALTIES`, or if "learned" has no marginal, or a marginal no use."""
-    if unknown := set(penalties) - set(PENALTIES):
-        raise ValueError(f"no penalties named {sorted(unknown)}; there are {sorted(PENALTIES)}")
-    if ("learned" in penalties) != (marginal is not None):
-        raise ValueError('the penalty "learned" and a marginal, for example MixtureMarginal(64), go together')
+class WarmUp(keras.layers.Layer):
+    """Hands loss terms through unchanged; their gradient grows from 0 to full weight.
 
-# %% ../notebooks/05_other_estimators.ipynb #c05-48
-@keras.saving.register_keras_serializable("icvae")
-class PenalisedCVAE(CVAE):
-    """Conditional VAE with any penalties: minimises recon + beta * kl_prior + sum of weight * penalty, in nats.
-
-    penalties: dict of names in `PENALTIES` -> weight. rows: the size of the data set, for "mss" and "esmaeili". marginal, for
-    "learned": a layer z (B, d) -> log m(z) (B,), trained along. Raises ValueError for bad names and weights, or what is missing.
+    values: a scalar or a dict of them. steps: training calls until the weight is full.
     """
 
-    def __init__(self, encoder, decoder, penalties, beta=1.0, rows=None, marginal=None, seed=None, **kwargs):
-        super().__init__(encoder, decoder, beta, seed, **kwargs)
-        check_penalties(penalties, marginal)
-        self.marginal, self.rows = marginal, check_data_size(rows, 1) if {"mss", "esmaeili"} & set(penalties) else rows
-        if marginal is not None:
-            marginal(ops.zeros((1, decoder.input_shape[0][-1])))  # makes its weights, if that has not happened
-        self.term_weights |= {name: check_weight(name, weight) for name, weight in penalties.items()}
-        self.trackers += map(keras.metrics.Mean, penalties)
+    def __init__(self, steps=0, **kwargs):
+        super().__init__(**kwargs)
+        self.steps = check_weight("warm_up", steps)
+        self.step = self.add_weight((), "zeros", trainable=False, name="step")
 
-    def terms(self, x, c, z_mean, z_log_var, training=False):
-        z = self.sampling([z_mean, z_log_var])
-        means = {"recon": reconstruction_error(x, self.decode(z, c, training)), "kl_prior": kl_prior(z_mean, z_log_var)}
-        own = {name: PENALTIES[name](self, z, z_mean, z_log_var, c) for name in self.term_weights if name not in means}
-        return {name: ops.mean(value) for name, value in means.items()} | own
+    def call(self, values, training=False):
+        if not training or self.steps == 0:
+            return values
+        self.step.assign(self.step + 1)
+        share = ops.minimum(ops.convert_to_tensor(self.step) / self.steps, 1.0)
+
+        def partly(value):
+            return share * value + (1 - share) * ops.stop_gradient(value)
+
+        return keras.tree.map_structure(partly, values)
+
+
+def check_penalties(penalties, marginal, reader):
+    """Raises ValueError for unknown names, or a part that is missing or has no use."""
+    if unknown := set(penalties) - set(PENALTIES):
+        raise ValueError(f"no penalties named {sorted(unknown)}; there are {sorted(PENALTIES)}")
+    for name, part in {"learned": marginal, "reader": reader}.items():
+        if (name in penalties) != (part is not None):
+            what = {"learned": "a marginal, for example MixtureMarginal(64),"}
+            what = what.get(name, "a reader, for example build_reader(z_dim, K),")
+            raise ValueError(f'the penalty "{name}" and {what} go together')
+
+# %% ../notebooks/05_other_estimators.ipynb #c05-48
+class WithPenalties(CVAE):
+    """A `CVAE` that holds the weights and parts of further terms: see `PenalisedCVAE`."""
+
+    def __init__(
+        self, encoder, decoder, penalties, beta=1.0, rows=None, marginal=None, reader=None,
+        warm_up=0, seed=None, **kwargs,
+    ):  # fmt: skip
+        super().__init__(encoder, decoder, beta, seed, **kwargs)
+        check_penalties(penalties, marginal, reader)
+        weights = {name: check_weight(name, weight) for name, weight in penalties.items()}
+        self.marginal, self.reader, self.rows = marginal, reader, rows
+        if {"mss", "esmaeili"} & set(penalties):
+            self.rows = check_data_size(rows, 1)
+        if marginal is not None:  # makes its weights, if that has not happened
+            marginal(ops.zeros((1, decoder.input_shape[0][-1])))
+        self.warm_up = WarmUp(warm_up)
+        self.term_weights |= weights
+        self.trackers += map(keras.metrics.Mean, penalties)
 
     def get_config(self):
         if self.marginal is not None:
-            raise ValueError("a model with a learned marginal can't be saved whole; use save_weights")
-        penalties = {name: weight for name, weight in self.term_weights.items() if name in PENALTIES}
-        return {**super().get_config(), "penalties": penalties, "rows": self.rows}
+            raise ValueError("a learned marginal can't be saved with its model: save_weights")
+        penalties = {name: w for name, w in self.term_weights.items() if name in PENALTIES}
+        own = {"penalties": penalties, "rows": self.rows, "warm_up": self.warm_up.steps}
+        if self.reader is not None:
+            own["reader"] = keras.saving.serialize_keras_object(self.reader)
+        return {**super().get_config(), **own}
+
+# %% ../notebooks/05_other_estimators.ipynb #c05-48b
+@keras.saving.register_keras_serializable("icvae")
+class PenalisedCVAE(WithPenalties):
+    """Conditional VAE with any penalties: recon + beta * kl_prior + sum of weight * penalty.
+
+    penalties: names in `PENALTIES` -> weight; values in nats. rows: the size of the data
+    set, for "mss" and "esmaeili". marginal, for "learned": a layer z (B, d) -> log m(z)
+    (B,). reader, for "reader": a model z -> logits (B, K). Both are trained along.
+    warm_up: steps in which all terms but recon gain their weight. Raises ValueError for
+    bad names and weights, or for what is missing.
+    """
+
+    def terms(self, x, c, z_mean, z_log_var, training=False):
+        posterior = z_mean, z_log_var
+        z = self.sampling(posterior)
+        recon = reconstruction_error(x, self.decode(z, c, training))
+        rest = {"kl_prior": ops.mean(kl_prior(*posterior))}
+        for name in self.term_weights:
+            if name in PENALTIES:
+                rest[name] = PENALTIES[name](self, z, posterior, c, training)
+        return {"recon": ops.mean(recon), **self.warm_up(rest, training=training)}
+
+    @classmethod
+    def from_config(cls, config):
+        if "reader" in config:
+            reader = keras.saving.deserialize_keras_object(config["reader"])
+            config = {**config, "reader": reader}
+        return super().from_config(config)
 
 # %% ../notebooks/05_other_estimators.ipynb #c05-49
-def build_penalised(settings, x, c_dim):
-    """The untrained model that `settings` describe, for data x (N, x_dim) and c (N, c_dim).
+def learned_marginal(kind, encoder, x, seed=0):
+    """A marginal to train: "mixture" of 64, "vamp" (from 200 rows of x), or "flow"."""
+    if kind == "vamp":
+        some = np.random.default_rng(seed).permutation(len(x))[:200]
+        return VampMarginal(encoder, x[some])
+    return MixtureMarginal(64, seed=seed) if kind == "mixture" else FlowMarginal(6)
 
-    settings["penalties"]: names in `PENALTIES` -> weight; without it the result is that of chapter 3's `build_model`.
-    settings["marginal"], for the penalty "learned": "mixture", "vamp" or "flow". VampPriors start at 200 rows of x.
+
+def build_penalised(settings, x, c_dim):
+    """The untrained model that `settings` describe, for x (N, x_dim) and c (N, c_dim).
+
+    settings["penalties"]: names in `PENALTIES` -> weight; without it the result is that of
+    chapter 3's `build_model`. settings["marginal"], for the penalty "learned": see
+    `learned_marginal`. settings["warm_up"]: in epochs, of which each has its full steps.
     """
-    plain = build_model({**settings, "model": "CVAE"}, x.shape[1], c_dim)
     if "penalties" not in settings:
         return build_model(settings, x.shape[1], c_dim)
-    marginals = {
-        "mixture": lambda: MixtureMarginal(64, seed=settings["seed"]),
-        "vamp": lambda: VampMarginal(plain.encoder, x[np.random.default_rng(settings["seed"]).permutation(len(x))[:200]]),
-        "flow": lambda: FlowMarginal(6),
-    }
-    options = {"beta": settings["beta"], "rows": len(x), "seed": settings["seed"]}
+    plain = build_model({**settings, "model": "CVAE"}, x.shape[1], c_dim)
+    seed, penalties = settings["seed"], settings["penalties"]
+    steps = -(-len(x) // settings["batch_size"])
+    options = {"beta": settings["beta"], "rows": len(x), "seed": seed}
+    options["warm_up"] = settings.get("warm_up", 0) * steps
     if "marginal" in settings:
-        options["marginal"] = marginals[settings["marginal"]]()
-    return PenalisedCVAE(plain.encoder, plain.decoder, settings["penalties"], **options)
+        options["marginal"] = learned_marginal(settings["marginal"], plain.encoder, x, seed)
+    if "reader" in penalties:
+        options["reader"] = build_reader(settings["z_dim"], c_dim, seed=seed)
+    return PenalisedCVAE(plain.encoder, plain.decoder, penalties, **options)

@@ -8,7 +8,8 @@ import pytest
 
 import icvae
 from icvae import evaluation
-from icvae.evaluation import frontier, labels_of, over_seeds, read_rows, sample_codes, summary, train_classifier
+from icvae.evaluation import frontier, labels_of, over_seeds, sample_codes, summary, train_classifier
+from icvae.tables import read_rows
 from icvae.training import SETTINGS
 
 
@@ -24,13 +25,14 @@ def codes(shift, n=1500, classes=4, seed=0):
 def test_probes_find_nothing_where_nothing_is():
     found = icvae.probe_leakage(*codes(0), *codes(0, seed=1))
     assert found["chance"] < 0.3 and found["strongest"] < found["chance"] + 0.06
-    assert found["strongest"] == max(value for name, value in found.items() if name not in ("chance", "strongest"))
+    assert found["strongest"] == max(found[name] for name in evaluation.probe_battery())
 
 
 def test_every_probe_finds_what_is_plain():
     found = icvae.probe_leakage(*codes(8), *codes(8, seed=1))
-    assert set(found) == {"chance", "linear", "mlp", "deep mlp", "neighbours", "trees", "strongest"}
-    assert min(value for name, value in found.items() if name != "chance") > 0.95
+    probes = {"linear", "mlp", "deep mlp", "neighbours", "trees"}
+    assert set(found) == probes | {"chance", "strongest", "balanced", "balanced_error", "auc", "auc_error", "readers", "notes"}
+    assert min(found[name] for name in probes) > 0.95
 
 
 def test_a_linear_probe_misses_what_others_find():
@@ -100,7 +102,6 @@ def small_data(n=120):
 def test_frontier_computes_caches_and_resumes(tmp_path, monkeypatch):
     settings = {**SETTINGS, "epochs": 1, "z_dim": 2, "output_activation": None}
     runs = [{**variant, "seed": seed} for seed in (0, 1) for variant in ({"model": "CVAE", "beta": 1.0}, {"model": "ICVAE", "lam": 0.5})]
-    monkeypatch.setattr(evaluation, "probe_battery", lambda seed=0: {"linear": (evaluation.LogisticRegression(), 100)})
     monkeypatch.setenv("ICVAE_DATA_DIR", str(tmp_path))
     path, data, calls = tmp_path / "trained" / "here.json", small_data(), []
 
@@ -119,7 +120,7 @@ def test_frontier_computes_caches_and_resumes(tmp_path, monkeypatch):
     rows = frontier("here", runs, settings, data, data, recompute=True, evaluate=counted)
     assert len(calls) == 5 and len(rows) == 4  # two before, one interrupted, two after
     assert [(row["model"], row["seed"]) for row in rows] == [("CVAE", 0), ("ICVAE", 0), ("CVAE", 1), ("ICVAE", 1)]
-    assert all({"recon", "information", "leak strongest", "remap"} <= set(row) for row in rows)
+    assert all({"recon", "recon z", "information", "leak linear", "leak strongest", "lower", "upper", "remap"} <= set(row) for row in rows)
     monkeypatch.setattr(evaluation, "train_classifier", None)  # nothing left to do: nothing is trained
     assert frontier("here", runs, settings, data, data, recompute=True, evaluate=counted) == rows and len(calls) == 5
     assert read_rows(path, runs, settings) == rows
@@ -140,7 +141,6 @@ def test_rows_of_the_repository_are_read(root):
 
 
 def test_frontier_builds_other_models(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation, "probe_battery", lambda seed=0: {"linear": (evaluation.LogisticRegression(), 100)})
     built, settings = [], {**SETTINGS, "epochs": 1, "z_dim": 2, "output_activation": None}
 
     def build(run, x_dim, c_dim):
