@@ -37,7 +37,7 @@ from icvae.estimators import (
     log_marginal_own,
     mmd,
 )
-from icvae.evaluation import build_reader, evaluate, leak_bounds, posterior_probe, probe_leakage, remap_accuracy
+from icvae.evaluation import build_reader, evaluate, leak_bounds, parity_bound, posterior_probe, probe_leakage, remap_accuracy
 from icvae.invariance import kl_gaussian_marginal, kl_marginal, kl_pairwise, mutual_information
 from icvae.prediction import (
     AdversarialPredictor,
@@ -45,7 +45,6 @@ from icvae.prediction import (
     MMDPredictor,
     build_head,
     harmonise,
-    parity_bound,
     parity_gap,
     reverse_gradient,
     train_predictor,

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['QUICK', 'MNIST_SHA256', 'MNIST_URL', 'check_mnist', 'read_mnist', 'reachable', 'fetch_mnist', 'data_dir',
-           'read_digits', 'load_data', 'build_encoder', 'Sampling', 'check_posterior', 'as_float', 'check_weight',
-           'build_decoder', 'reconstruction_error', 'exp_residual', 'kl_prior', 'Autoencoder', 'CVAE', 'VAE', 'Line',
-           'Progress', 'jit', 'set_seed']
+           'read_digits', 'load_data', 'build_encoder', 'Sampling', 'check_posterior', 'as_float', 'as_floats',
+           'check_weight', 'build_decoder', 'reconstruction_error', 'exp_residual', 'kl_prior', 'Autoencoder', 'CVAE',
+           'VAE', 'Line', 'Progress', 'jit', 'set_seed']
 
 # %% ../notebooks/01_conditional_vae.ipynb #c01-01
 import hashlib
@@ -25,6 +25,8 @@ from keras import ops
 from scipy.ndimage import zoom
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
+
+from .safe import Part, SafeModel
 
 # the tests ask for a quick mode by this variable: the same cells, shorter trainings
 QUICK = os.environ.get("ICVAE_QUICK", "0") not in ("", "0")
@@ -169,7 +171,7 @@ def load_data(name="auto"):
 
 # %% ../notebooks/01_conditional_vae.ipynb #c01-15
 def build_encoder(x_dim, z_dim=16, hidden=(512, 512), activation="relu", mean_activation=None, initializer="glorot_uniform"):
-    """The encoder q(z|x) as a Keras model: x (B, x_dim) -> [z_mean (B, z_dim), z_log_var (B, z_dim)].
+    """The encoder q(z|x) as a Keras model (`Part`: its `predict` checks widths): x (B, x_dim) -> [z_mean (B, z_dim), z_log_var (B, z_dim)].
 
     hidden: widths of the dense layers. mean_activation: None leaves z_mean linear. initializer: of the hidden layers' weights.
     Source: Kingma & Welling 2013, arXiv:1312.6114, appendix C.
@@ -179,7 +181,7 @@ def build_encoder(x_dim, z_dim=16, hidden=(512, 512), activation="relu", mean_ac
         h = keras.layers.Dense(units, activation=activation, kernel_initializer=initializer)(h)
     z_mean = keras.layers.Dense(z_dim, activation=mean_activation, name="z_mean")(h)
     z_log_var = keras.layers.Dense(z_dim, name="z_log_var")(h)
-    return keras.Model(x, [z_mean, z_log_var], name="encoder")
+    return Part(x, [z_mean, z_log_var], name="encoder")
 
 # %% ../notebooks/01_conditional_vae.ipynb #c01-17
 @keras.saving.register_keras_serializable("icvae")
@@ -205,7 +207,7 @@ class Sampling(keras.layers.Layer):
 # %% ../notebooks/01_conditional_vae.ipynb #c01-19
 def check_posterior(z_mean, z_log_var):
     """Both as float tensors of one shape (B, d). Raises ValueError, with both shapes, for anything else or an empty batch."""
-    z_mean, z_log_var = as_float(z_mean), as_float(z_log_var)
+    z_mean, z_log_var = as_floats(z_mean, z_log_var)
     shapes = f"got z_mean {tuple(z_mean.shape)} and z_log_var {tuple(z_log_var.shape)}"
     if len(z_mean.shape) != 2 or tuple(z_mean.shape) != tuple(z_log_var.shape):
         raise ValueError(f"z_mean and z_log_var must both have the shape (batch, z_dim), {shapes}")
@@ -218,6 +220,13 @@ def as_float(x):
     """A tensor of the backend in float32 or float64: integers and 16-bit floats, too coarse for a loss, become `floatx`."""
     x = ops.convert_to_tensor(x)
     return x if keras.backend.standardize_dtype(x.dtype) in ("float32", "float64") else ops.cast(x, keras.config.floatx())
+
+
+def as_floats(*arrays):
+    """`as_float` of each, all in the widest type: float64 beside float32 makes both float64."""
+    tensors = [as_float(array) for array in arrays]
+    types = [keras.backend.standardize_dtype(tensor.dtype) for tensor in tensors]
+    return [ops.cast(tensor, max(types)) for tensor in tensors]  # "float64" > "float32"
 
 
 def check_weight(name, value):
@@ -237,7 +246,7 @@ def build_decoder(z_dim, c_dim, x_dim, hidden=(512, 512), activation="relu", out
     h = keras.layers.Concatenate()([z, c])
     for units in hidden:
         h = keras.layers.Dense(units, activation=activation, kernel_initializer=initializer)(h)
-    return keras.Model([z, c], keras.layers.Dense(x_dim, activation=output_activation, name="x_hat")(h), name="decoder")
+    return Part([z, c], keras.layers.Dense(x_dim, activation=output_activation, name="x_hat")(h), name="decoder")
 
 # %% ../notebooks/01_conditional_vae.ipynb #c01-24
 def reconstruction_error(x, x_hat):
@@ -246,7 +255,7 @@ def reconstruction_error(x, x_hat):
     It is -log p(x|z,c) in nats for Gaussian pixels of variance 1/2, without the constant D/2 log(pi).
     Raises ValueError if the shapes differ or are not (batch, D).
     """
-    x, x_hat = as_float(x), as_float(x_hat)
+    x, x_hat = as_floats(x, x_hat)
     if len(x.shape) != 2 or tuple(x.shape) != tuple(x_hat.shape):
         raise ValueError(f"x and x_hat must both have the shape (batch, x_dim), got {tuple(x.shape)} and {tuple(x_hat.shape)}")
     return ops.sum(ops.square(x - x_hat), axis=-1)
@@ -268,7 +277,7 @@ def kl_prior(z_mean, z_log_var):
     return 0.5 * ops.sum(ops.square(z_mean) + exp_residual(z_log_var), axis=-1)
 
 # %% ../notebooks/01_conditional_vae.ipynb #c01-33
-class Autoencoder(keras.Model):
+class Autoencoder(SafeModel):
     """Encoder, sampled code and conditional decoder in one Keras model, without a loss. x (B, x_dim), c (B, c_dim).
 
     `encode(x)` -> (z_mean, z_log_var). `decode(z, c)` -> mean of p(x|z,c). `predict({"x": x, "c": c})` -> the same from z_mean.
@@ -320,9 +329,10 @@ class CVAE(Autoencoder):
         return {"recon": ops.mean(reconstruction_error(x, x_hat)), "kl_prior": ops.mean(kl_prior(z_mean, z_log_var))}
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        terms = self.terms(x["x"], x["c"], *self.encode(x["x"], training), training)
-        for tracker in self.trackers:  # a smaller last batch counts less, as in Keras's own mean of the loss
-            tracker.update_state(terms[tracker.name], sample_weight=ops.shape(x["x"])[0])
+        x, c = (ops.cast(x[name], keras.config.floatx()) for name in ("x", "c"))
+        terms = self.terms(x, c, *self.encode(x, training), training)
+        for tracker in self.trackers:  # a smaller last batch counts less, as in Keras's own
+            tracker.update_state(terms[tracker.name], sample_weight=ops.shape(x)[0])
         return sum(weight * terms[name] for name, weight in self.term_weights.items()) + sum(self.losses)
 
 # %% ../notebooks/01_conditional_vae.ipynb #c01-37
@@ -357,8 +367,12 @@ class Progress(keras.callbacks.Callback):
 
 # %% ../notebooks/01_conditional_vae.ipynb #c01-41b
 def jit():
-    """Whether to compile the training step: yes on TensorFlow and JAX, where it is XLA; no on PyTorch."""
-    return keras.backend.backend() != "torch"
+    """Whether a short training compiles its step: on JAX, which is made for it; not elsewhere.
+
+    Compiling with XLA on TensorFlow costs 10 to 20 s a model and saves a tenth of an epoch:
+    chapter 3's `train` asks for it where a training is long enough to pay for it.
+    """
+    return keras.backend.backend() == "jax"
 
 
 def set_seed(seed):

@@ -18,6 +18,7 @@ from .cvae import CVAE, Autoencoder, as_float, build_decoder, build_encoder
 from .cvae import check_weight, reconstruction_error, set_seed
 from .estimators import WarmUp
 from .evaluation import leak_bounds, probe_leakage, remap_codes
+from .safe import Part
 
 # %% ../notebooks/06_echo_noise.ipynb #c06-04
 def echo_noise(f, log_s):
@@ -168,7 +169,7 @@ def build_echo_encoder(x_dim, z_dim=16, terms=99, hidden=(512, 512), activation=
     encoder = build_encoder(x_dim, z_dim, hidden, activation)
     h, a = encoder.outputs
     f = ops.tanh(0.5 * keras.layers.BatchNormalization(center=False, scale=False, name="spread")(h))
-    return keras.Model(encoder.input, [f, ops.log_sigmoid(a) + math.log(echo_clip(terms))], name="encoder")
+    return Part(encoder.input, [f, ops.log_sigmoid(a) + math.log(echo_clip(terms))], name="encoder")
 
 
 def echo_mean(f, log_s):

@@ -27,6 +27,7 @@ from sklearn.preprocessing import StandardScaler
 
 from .cvae import Sampling, jit
 from .invariance import density_blocks, mutual_information
+from .safe import Part
 from .scores import check_codes, check_leak, in_words, labels_of, reader_figures
 from .tables import load_or_compute
 from .training import build_model, train, training_options
@@ -106,7 +107,7 @@ def build_reader(z_dim, classes, hidden=(256, 256), seed=0):
         start = keras.initializers.GlorotUniform(seed=10 * seed + layer)
         activation = "relu" if layer < len(hidden) else None
         h = keras.layers.Dense(units, activation, kernel_initializer=start)(h)
-    return keras.Model(code, h, name="reader")
+    return Part(code, h, name="reader")
 
 # %% ../notebooks/04_evaluate.ipynb #c04-53b
 def fit_reader(z_mean, z_log_var, c, epochs=30, seed=0):

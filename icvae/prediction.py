@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCANNERS', 'check_rows', 'cross_entropy', 'build_head', 'Parts', 'Predictor', 'InvariantPredictor', 'rotate_images',
            'reverse_gradient', 'standardise', 'AdversarialPredictor', 'MMDPredictor', 'train_predictor', 'parity_gap',
-           'parity_bound', 'scan_images', 'harmonise']
+           'scan_images', 'harmonise']
 
 # %% ../notebooks/07_invariant_prediction.ipynb #c07-01
 import keras
@@ -17,6 +17,7 @@ from .cvae import Progress, Sampling, as_float, check_weight, jit, reconstructio
 from .estimators import mmd
 from .evaluation import labels_of
 from .invariance import kl_gaussian_marginal
+from .safe import Part, SafeModel
 from .training import cosine_schedule
 
 # %% ../notebooks/07_invariant_prediction.ipynb #c07-04
@@ -44,13 +45,14 @@ def build_head(z_dim, classes, hidden=(64,)):
     z = h = keras.Input((z_dim,), name="z")
     for units in hidden:
         h = keras.layers.Dense(units, activation="relu")(h)
-    return keras.Model(z, keras.layers.Dense(classes, name="logits")(h))
+    return Part(z, keras.layers.Dense(classes, name="logits")(h))
 
 # %% ../notebooks/07_invariant_prediction.ipynb #c07-06
-class Parts(keras.Model):
+class Parts(SafeModel):
     """A Keras model made of named models, `parts`, and numbers, `options`, so that it can be saved and loaded."""
 
     parts, options = (), ("seed",)
+    data_names, call_names = ("x", "y", "c"), ("x",)
 
     def __init__(self, seed=None, **kwargs):
         super().__init__(**kwargs)
@@ -86,14 +88,15 @@ class Predictor(Parts):
     def call(self, inputs, training=False):
         return self.predictor(self.encoder(inputs["x"], training=training)[0], training=training)
 
-    def terms(self, x, y, c, z_mean, z_log_var, z):
-        return {"prediction": cross_entropy("y", y, self.predictor(z))}
+    def terms(self, x, y, c, posterior, z, training=False):
+        return {"prediction": cross_entropy("y", y, self.predictor(z, training=training))}
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        posterior = self.encoder(x["x"], training=training)
-        terms = self.terms(x["x"], x["y"], x["c"], *posterior, self.sampling(posterior))
+        x, y, c = (ops.cast(x[name], keras.config.floatx()) for name in self.data_names)
+        posterior = self.encoder(x, training=training)
+        terms = self.terms(x, y, c, posterior, self.sampling(posterior), training)
         for tracker in self.trackers:  # a smaller last batch counts less
-            tracker.update_state(terms[tracker.name], sample_weight=ops.shape(x["x"])[0])
+            tracker.update_state(terms[tracker.name], sample_weight=ops.shape(x)[0])
         return sum(weight * terms[name] for name, weight in self.term_weights.items()) + sum(self.losses)
 
 # %% ../notebooks/07_invariant_prediction.ipynb #c07-08
@@ -113,10 +116,11 @@ class InvariantPredictor(Predictor):
         self.decoder, self.beta, self.lam = decoder, check_weight("beta", beta), check_weight("lam", lam)
         self.weigh(prediction=1.0, recon=self.lam, rate=self.beta + self.lam)
 
-    def terms(self, x, y, c, z_mean, z_log_var, z):
-        recon = ops.mean(reconstruction_error(x, self.decoder([z, check_rows("c", c)])))
-        found = super().terms(x, y, c, z_mean, z_log_var, z)
-        return {**found, "recon": recon, "rate": kl_gaussian_marginal(z_mean, z_log_var)}
+    def terms(self, x, y, c, posterior, z, training=False):
+        x_hat = self.decoder([z, check_rows("c", c)], training=training)
+        found = super().terms(x, y, c, posterior, z, training)
+        found["recon"] = ops.mean(reconstruction_error(x, x_hat))
+        return {**found, "rate": kl_gaussian_marginal(*posterior)}
 
 # %% ../notebooks/07_invariant_prediction.ipynb #c07-12
 def rotate_images(x, degrees):
@@ -169,9 +173,10 @@ class AdversarialPredictor(Predictor):
         self.adversary, self.strength = adversary, check_weight("strength", strength)
         self.weigh(prediction=1.0, adversary=1.0)
 
-    def terms(self, x, y, c, z_mean, z_log_var, z):
-        found = super().terms(x, y, c, z_mean, z_log_var, z)
-        return {**found, "adversary": cross_entropy("c", c, self.adversary(reverse_gradient(standardise(z), self.strength)))}
+    def terms(self, x, y, c, posterior, z, training=False):
+        found = super().terms(x, y, c, posterior, z, training)
+        logits = self.adversary(reverse_gradient(standardise(z), self.strength), training=training)
+        return {**found, "adversary": cross_entropy("c", c, logits)}
 
 # %% ../notebooks/07_invariant_prediction.ipynb #c07-22
 @keras.saving.register_keras_serializable("icvae")
@@ -189,8 +194,9 @@ class MMDPredictor(Predictor):
         self.strength = check_weight("strength", strength)
         self.weigh(prediction=1.0, mmd=self.strength)
 
-    def terms(self, x, y, c, z_mean, z_log_var, z):
-        return {**super().terms(x, y, c, z_mean, z_log_var, z), "mmd": mmd(standardise(z), check_rows("c", c))}
+    def terms(self, x, y, c, posterior, z, training=False):
+        found = super().terms(x, y, c, posterior, z, training)
+        return {**found, "mmd": mmd(standardise(z), check_rows("c", c))}
 
 # %% ../notebooks/07_invariant_prediction.ipynb #c07-23
 def train_predictor(model, x, y, c, epochs=15, batch_size=128, learning_rate=1e-3):
@@ -200,17 +206,17 @@ def train_predictor(model, x, y, c, epochs=15, batch_size=128, learning_rate=1e-
     before anything is trained, if shapes don't fit, y is not one-hot, or a batch is too small to compare the classes of c in it.
     """
     y = ops.convert_to_numpy(check_rows("y", y))
+    labels_of(y, "y")
     if isinstance(model, AdversarialPredictor | MMDPredictor):
-        labels_of(c)  # they compare classes
-    if np.ndim(x) != 2 or np.ndim(c) != 2 or not len(x) == len(labels_of(y)) == len(c) > 0:
-        shapes = [np.shape(a) for a in (x, y, c)]
-        raise ValueError(f"x, y and c must be matrices with one row each for a sample, y and c one-hot; got {shapes}")
+        labels_of(c, "c")  # they compare classes
+    inputs = model.check({"x": x, "y": y, "c": c}, model.data_names, "fit")
+    if inputs["c"].ndim != 2:
+        raise ValueError(f"c must be a matrix (N, K), got the shape {np.shape(c)}")
     last, needed = len(x) % batch_size or batch_size, model.rows_per_class * np.shape(c)[1]
     if batch_size < needed or (needed and last < 2):
         raise ValueError(f"batches of {batch_size} rows, the last of {last}, are too small for {np.shape(c)[1]} classes; take 16 a class")
     rate = cosine_schedule(learning_rate, epochs * -(-len(x) // batch_size))
     model.compile(optimizer=keras.optimizers.Adam(rate), jit_compile=jit())
-    inputs = {"x": np.asarray(x, "float32"), "y": np.asarray(y, "float32"), "c": np.asarray(c, "float32")}
     return model.fit(inputs, batch_size=batch_size, epochs=epochs, verbose=0, callbacks=[Progress()]).history
 
 # %% ../notebooks/07_invariant_prediction.ipynb #c07-42
@@ -226,15 +232,6 @@ def parity_gap(decisions, c):
         raise ValueError(f"need one decision and one group for each row, each group non-empty, got {decisions.shape} and {groups.shape}")
     rates = groups.T @ decisions / groups.sum(0)[:, None]  # (K, L)
     return float(np.max(rates.max(0) - rates.min(0)))
-
-
-def parity_bound(information):
-    """The largest parity gap of any classifier on a code with I(z;c) = `information` nats, for balanced binary c: sqrt(2 I), at most 1.
-
-    An upper bound only if `information` is one; a probe's lower bound on I(z;c) gives no guarantee. Raises ValueError if negative.
-    Source: Pinsker's inequality, see the derivation above this cell.
-    """
-    return min(1.0, (2 * check_weight("information", information)) ** 0.5)
 
 # %% ../notebooks/07_invariant_prediction.ipynb #c07-46
 SCANNERS = {
@@ -263,13 +260,18 @@ def scan_images(x, scanner, seed=0):
 
 # %% ../notebooks/07_invariant_prediction.ipynb #c07-47
 def harmonise(model, x, reference):
-    """Images as the reference scanner would show them: encode x (N, D), decode the mean code with c = reference (K,) -> (N, D), NumPy.
+    """Images as the reference scanner would show them: x (N, D) -> (N, D), NumPy.
 
-    model: a conditional model of chapter 1 or 3 trained on x and c (N, K). Source: after Moyer et al. 2019, arXiv:1904.05375.
+    Decodes the mean codes with c = reference (K,). model: a conditional model of chapter 1
+    or 3, trained on x and c (N, K). Raises ValueError if x or the reference does not fit
+    it. Source: after Moyer et al. 2019, arXiv:1904.05375.
     """
+    reference, width = np.asarray(reference, "float32"), model.decoder.input_shape[1][1]
+    if reference.shape != (width,):
+        raise ValueError(
+            f"reference must be the c of one scanner, ({width},) for this model, got "
+            f"{reference.shape}: np.eye({width})[0] is the first"
+        )
     z_mean = model.encoder.predict(x, batch_size=1000, verbose=0)[0]
-    reference = np.asarray(reference, "float32")
-    if reference.ndim != 1:
-        raise ValueError(f"reference must be the c of one scanner, (K,), got the shape {reference.shape}; np.eye(K)[0] is the first")
     c = np.tile(reference, (len(x), 1))
     return model.decoder.predict([z_mean, c], batch_size=1000, verbose=0)
