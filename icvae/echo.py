@@ -14,8 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from .cvae import CVAE, Autoencoder, as_float, build_decoder, build_encoder
-from .cvae import check_weight, reconstruction_error, set_seed
+from .cvae import CVAE, Autoencoder, as_float, build_decoder, build_encoder, check_weight, reconstruction_error, set_seed
 from .estimators import WarmUp
 from .evaluation import leak_bounds, probe_leakage, remap_codes
 from .safe import Part

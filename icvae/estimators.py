@@ -16,11 +16,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from .cvae import CVAE, Sampling, as_float, check_posterior, check_weight, jit
-from .cvae import kl_prior, reconstruction_error
+from .cvae import CVAE, Sampling, as_float, check_posterior, check_weight, jit, kl_prior, reconstruction_error
 from .evaluation import build_reader
-from .invariance import bhattacharyya_pairwise, kl_gaussian_marginal, kl_marginal
-from .invariance import kl_pairwise, pairwise_bound
+from .invariance import bhattacharyya_pairwise, kl_gaussian_marginal, kl_marginal, kl_pairwise, pairwise_bound
 from .scores import labels_of
 from .training import build_model
 
@@ -339,15 +337,9 @@ PENALTIES = {  # name: function (model, z, (z_mean, z_log_var), c, training) -> 
 PENALTIES |= {
     "gaussian": lambda model, z, posterior, c, training: kl_gaussian_marginal(*posterior),
     "kt": lambda model, z, posterior, c, training: pairwise_bound(kl_pairwise(*posterior)),
-    "bd": lambda model, z, posterior, c, training: pairwise_bound(
-        bhattacharyya_pairwise(*posterior)
-    ),
-    "learned": lambda model, z, posterior, c, training: ops.mean(
-        log_density(z, *posterior) - model.marginal(z)
-    ),
-    "leak_batch": lambda model, z, posterior, c, training: leak_batch(
-        log_density_pairs(z, *posterior), c
-    ),
+    "bd": lambda model, z, posterior, c, training: pairwise_bound(bhattacharyya_pairwise(*posterior)),
+    "learned": lambda model, z, posterior, c, training: ops.mean(log_density(z, *posterior) - model.marginal(z)),
+    "leak_batch": lambda model, z, posterior, c, training: leak_batch(log_density_pairs(z, *posterior), c),
     "mmd": lambda model, z, posterior, c, training: mmd(z, c),
     "leak_moments": lambda model, z, posterior, c, training: leak_moments(*posterior, c),
     "reader": read_fresh,

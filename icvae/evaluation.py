@@ -292,7 +292,7 @@ def parity_bound(information, shares=(0.5, 0.5)):
     a negative information or shares that are not in (0, 1]. Source: Pinsker's inequality.
     """
     p, r = (float(share) for share in shares)
-    if not (information >= 0 and 0 < p and 0 < r and p + r <= 1 + 1e-6):
+    if not (information >= 0 and p > 0 and r > 0 and p + r <= 1 + 1e-6):
         raise ValueError(f"need I >= 0 and two positive shares, got {information}, {shares}")
     return min(1.0, (information * (p + r) / (2 * p * r)) ** 0.5)
 

@@ -269,8 +269,7 @@ def harmonise(model, x, reference):
     reference, width = np.asarray(reference, "float32"), model.decoder.input_shape[1][1]
     if reference.shape != (width,):
         raise ValueError(
-            f"reference must be the c of one scanner, ({width},) for this model, got "
-            f"{reference.shape}: np.eye({width})[0] is the first"
+            f"reference must be the c of one scanner, ({width},) for this model, got {reference.shape}: np.eye({width})[0] is the first"
         )
     z_mean = model.encoder.predict(x, batch_size=1000, verbose=0)[0]
     c = np.tile(reference, (len(x), 1))

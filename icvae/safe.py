@@ -33,7 +33,7 @@ def check_finite(name, array):
 
 
 def expected_shapes(model):
-    """Shapes of one row that the parts of a model prescribe, by name of the data: x by the encoder, c by the decoder, y by the predictor."""
+    """Shapes of one row that the parts of a model prescribe: of x by the encoder, of c by the decoder, of y by the predictor."""
     parts = {
         "x": lambda: model.encoder.input_shape[1:],
         "c": lambda: model.decoder.input_shape[1][1:],

@@ -13,7 +13,8 @@ def labels_of(c, name="c"):
     c = np.asarray(c)
     if c.ndim != 2 or not np.all(np.isin(c, (0, 1))) or not np.all(c.sum(1) == 1):
         raise ValueError(
-            f"{name} must be one-hot rows (N, K), got an array of shape {c.shape}: np.eye(K)[labels] makes one; cut a continuous factor into bins first"
+            f"{name} must be one-hot rows (N, K), got an array of shape {c.shape}: np.eye(K)[labels] makes one; "
+            "cut a continuous factor into bins first"
         )
     return c.argmax(1)
 

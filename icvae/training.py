@@ -4,14 +4,10 @@
 
 # %% auto #0
 __all__ = ['SETTINGS', 'FAST', 'VARIANTS', 'device_advice', 'ICVAE', 'settings_for', 'build_model', 'training_options',
-           'cosine_schedule', 'save_state', 'load_state', 'settings_key', 'Checkpoint', 'train', 'weights_dir',
-           'load_or_train', 'active_units', 'load_pretrained']
+           'cosine_schedule', 'worth_compiling', 'check_training', 'train', 'weights_dir', 'load_or_train',
+           'active_units', 'load_pretrained']
 
 # %% ../notebooks/03_train.ipynb #c03-01
-import json
-import os
-import zipfile
-import zlib
 from pathlib import Path
 
 import keras
@@ -20,6 +16,7 @@ from keras import ops
 
 from . import cvae
 from .cvae import CVAE, VAE, Progress, build_decoder, build_encoder, check_weight, data_dir, jit, set_seed
+from .files import Checkpoint, data_key, describe, load_state, save_state, settings_key
 from .invariance import kl_marginal
 
 # %% ../notebooks/03_train.ipynb #c03-03
@@ -114,111 +111,76 @@ def cosine_schedule(learning_rate, steps):
     warm_up = {"warmup_target": learning_rate, "warmup_steps": steps // 20}
     return keras.optimizers.schedules.CosineDecay(0.0, steps - steps // 20, **warm_up)
 
-# %% ../notebooks/03_train.ipynb #c03-14
-def save_state(path, variables, meta, dtype="float32"):
-    """Write variables and a dict `meta` to one npz file, under a temporary name that is then renamed: never half a file."""
-    path, part = Path(path), Path(path).with_suffix(".tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    arrays = [ops.convert_to_numpy(v) for v in variables]
-    arrays = [a.astype(dtype) if a.dtype == "float32" else a for a in arrays]
-    with open(part, "wb") as file:
-        np.savez(file, *arrays, meta=json.dumps(meta))
-    os.replace(part, path)
-
-# %% ../notebooks/03_train.ipynb #c03-15
-def load_state(path, variables=None):
-    """Read such a file; assign its arrays to `variables`, if given. Returns meta.
-
-    Raises FileNotFoundError if there is no file, ValueError if it is damaged or its shapes are not those of the variables.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays, meta = [file[f"arr_{i}"] for i in range(len(file.files) - 1)], json.loads(str(file["meta"]))
-    except (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError) as error:
-        raise ValueError(f"{path} is damaged ({error}). Remove it, or restore it from the repository.") from error
-    shapes = [tuple(a.shape) for a in arrays]
-    if variables is not None and shapes != [tuple(v.shape) for v in variables]:
-        raise ValueError(f"{path} holds arrays of shapes {shapes}, the model needs {[tuple(v.shape) for v in variables]}")
-    for variable, array in zip(variables or [], arrays, strict=False):
-        variable.assign(array)
-    return meta
-
-# %% ../notebooks/03_train.ipynb #c03-16
-def settings_key(settings, x, c):
-    """A short name for these settings on these data, x and c: eight hexadecimal digits."""
-    key = zlib.crc32(json.dumps(settings, sort_keys=True).encode())
-    for array in (x, c):
-        key = zlib.crc32(np.ascontiguousarray(array), key)
-    return f"{key:08x}"
-
-# %% ../notebooks/03_train.ipynb #c03-17
-class Checkpoint(keras.callbacks.Callback):
-    """Keep the history of all epochs and, if a path is given, save everything after each epoch, so that training can resume.
-
-    key: what the training depends on; a file with another key is refused.
-    """
-
-    def __init__(self, path=None, key=""):
-        super().__init__()
-        self.path, self.key, self.history = path, key, {}
-
-    def restore(self, model):
-        """Load the file, if there is one, into the compiled model. Returns the number of epochs done."""
-        if self.path is None or not Path(self.path).exists():
-            return 0
-        if load_state(self.path)["key"] != self.key:
-            raise ValueError(f"{self.path} is the checkpoint of another training; remove it or name another file")
-        model.optimizer.build(model.trainable_variables)
-        self.history = load_state(self.path, model.variables + model.optimizer.variables)["history"]
-        print(f"resuming after epoch {len(self.history['loss'])}")
-        return len(self.history["loss"])
-
-    def on_epoch_end(self, epoch, logs=None):
-        for name, value in (logs or {}).items():
-            self.history.setdefault(name, []).append(round(float(value), 4))
-        if self.path is not None:  # weights, random numbers and optimizer
-            meta = {"key": self.key, "history": self.history}
-            save_state(self.path, self.model.variables + self.model.optimizer.variables, meta)
-
 # %% ../notebooks/03_train.ipynb #c03-18
-def train(model, x, c, held_out=None, epochs=40, batch_size=250, learning_rate=3e-3, betas=(0.8, 0.99), schedule="cosine", checkpoint=None):
-    """Fit a model to x (N, x_dim) and c (N, c_dim); return the history, a dict of one list for each term.
+def worth_compiling(model, rows, epochs):
+    """Whether a training of so many rows and epochs repays compiling its step with XLA.
 
-    The defaults suit some ten thousand rows (chapter 8); with few, take smaller batches or more epochs. betas: Adam's. schedule:
-    "cosine" warms up over 5 % of the steps, then decays; "constant" keeps the rate. held_out: (x, c) to log as val_ terms.
-    checkpoint: a file to resume from. Raises ValueError if x and c are not two matrices of one length, or if the checkpoint is that
-    of another training.
+    On JAX always, on PyTorch never. On TensorFlow from 2e12 multiply-adds on, 3 * weights *
+    rows * epochs: about a minute on two cores. Measured there, for the model of this
+    chapter: compiling costs 4 to 20 seconds, depending on the machine, and saves a tenth
+    to a fifth of each step.
     """
-    if np.ndim(x) != 2 or np.ndim(c) != 2 or len(x) != len(c) or len(x) == 0:
-        raise ValueError(f"x and c must be (N, x_dim) and (N, c_dim) with one N > 0, got {np.shape(x)} and {np.shape(c)}")
-    log = Checkpoint(checkpoint, settings_key({"run": [epochs, batch_size, learning_rate, betas, schedule]}, x, c))
+    if keras.backend.backend() != "tensorflow":
+        return jit()
+    weights = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
+    return 3 * weights * rows * epochs > 2e12
+
+
+def check_training(model, x, c, held_out, epochs, batch_size, learning_rate):
+    """Raises ValueError, before anything is changed, for data or options that can't be."""
+    model.check({"x": x, "c": c}, ("x", "c"), "train(model, x, c) passes fit")
+    if held_out is not None:
+        if not isinstance(held_out, tuple | list) or len(held_out) != 2:
+            raise ValueError("held_out must be a pair of arrays, (x, c)")
+        model.check(dict(zip("xc", held_out, strict=True)), ("x", "c"), "held_out")
+    for name, value in {"epochs": epochs, "batch_size": batch_size}.items():
+        if int(value) != value or value < 1:
+            raise ValueError(f"{name} must be a whole number >= 1, got {value}")
+    if not 0 < learning_rate < 1:
+        raise ValueError(f"learning_rate must lie between 0 and 1, got {learning_rate}")
+
+# %% ../notebooks/03_train.ipynb #c03-18b
+def train(
+    model, x, c, held_out=None, epochs=40, batch_size=250, learning_rate=3e-3,
+    betas=(0.8, 0.99), schedule="cosine", checkpoint=None,
+):  # fmt: skip
+    """Fit a model to x (N, x_dim) and c (N, c_dim); return the history, a list for each term.
+
+    The defaults suit some ten thousand rows (chapter 8); with few, take smaller batches or
+    more epochs. betas: Adam's. schedule: "cosine" warms up over 5 % of the steps, then
+    decays; "constant" keeps the rate. held_out: (x, c) to log as val_ terms. checkpoint: a
+    file to resume from. Raises ValueError, before anything is changed, for data that don't
+    fit the model, or for the checkpoint of another training; OSError if it can't be written.
+    """
+    check_training(model, x, c, held_out, epochs, batch_size, learning_rate)
+    run = [epochs, batch_size, learning_rate, list(betas), schedule]
+    log = Checkpoint(checkpoint, {**describe(model), "run": run, "data": data_key(0, x, c)})
     if schedule == "cosine":
         learning_rate = cosine_schedule(learning_rate, epochs * -(-len(x) // batch_size))
-    model.compile(optimizer=keras.optimizers.Adam(learning_rate, *betas), jit_compile=jit())
-    model.fit(
-        {"x": x, "c": c},
-        validation_data=({"x": held_out[0], "c": held_out[1]},) if held_out else None,
-        validation_batch_size=1000,
-        batch_size=batch_size,
-        initial_epoch=log.restore(model),
-        epochs=epochs,
-        verbose=0,
-        callbacks=[log, Progress()],
-    )
+    log.check()
+    compiled = worth_compiling(model, len(x), epochs)
+    model.compile(keras.optimizers.Adam(learning_rate, *betas), jit_compile=compiled)
+    options = {"batch_size": batch_size, "epochs": epochs, "verbose": 0}
+    if held_out is not None:
+        options["validation_data"] = ({"x": held_out[0], "c": held_out[1]},)
+    options |= {"initial_epoch": log.restore(model), "callbacks": [log, Progress()]}
+    model.fit({"x": x, "c": c}, validation_batch_size=1000, **options)
     return log.history
 
-# %% ../notebooks/03_train.ipynb #c03-20
+# %% ../notebooks/03_train.ipynb #c03-21
 def weights_dir():
     """The folder of the trained weights that come with the repository."""
     return Path(cvae.__file__).parents[1] / "data" / "weights"
 
-# %% ../notebooks/03_train.ipynb #c03-21
-def load_or_train(name, settings, train_data, test_data, retrain=False, build=build_model):
-    """The model `name` with `settings`, and its history: loaded if it was trained on these data before, else trained now.
 
-    train_data, test_data: (x, c). Looks for a file trained here, then for one that came with the repository; `retrain` skips
-    both. Training saves a checkpoint after each epoch, resumes from it, and puts its result into `trained` in the data folder.
-    build: a function (settings, x_dim, c_dim) -> untrained model.
+def load_or_train(name, settings, train_data, test_data, retrain=False, build=build_model):
+    """The model `name` and its history: loaded if it was trained so before, else trained.
+
+    train_data, test_data: (x, c). Looks for a file trained here with these settings on
+    these data, then for one that came with the repository; `retrain` skips both. Training
+    resumes after an interrupt; its result goes into `trained` in the data folder. build: a
+    function (settings, x_dim, c_dim) -> untrained model. Raises OSError before training if
+    that folder can't be written to.
     """
     (x, c), key = train_data, settings_key(settings, *train_data)
     model = build(settings, x.shape[1], c.shape[1])
@@ -228,11 +190,11 @@ def load_or_train(name, settings, train_data, test_data, retrain=False, build=bu
             print(f"{name}: trained weights loaded")
             return model, load_state(path, model.weights)["history"]
     print(f"{name}: training, {settings['epochs']} epochs")
-    part = local.with_suffix(".part.npz")
+    part, sizes = local.with_suffix(".part.npz"), {"x_dim": x.shape[1], "c_dim": c.shape[1]}
     history = train(model, x, c, test_data, checkpoint=part, **training_options(settings))
-    meta = {"key": key, "settings": settings, "x_dim": x.shape[1], "c_dim": c.shape[1], "history": history}
-    save_state(local, model.weights, meta, dtype="float16")
-    part.unlink()
+    meta = {"key": key, "settings": settings, **sizes, "history": history}
+    save_state(local, model.weights, meta, short=True)
+    part.unlink(missing_ok=True)  # another process may have finished first
     return model, load_state(local, model.weights)["history"]
 
 # %% ../notebooks/03_train.ipynb #c03-28
@@ -246,7 +208,7 @@ def active_units(z_mean, threshold=0.01):
 # %% ../notebooks/03_train.ipynb #c03-32
 def load_pretrained(name="icvae"):
     """A trained model, from the weights that come with the repository: "icvae", "cvae", "vae", "original", all trained on MNIST
-    in this chapter; "forget" of chapter 5; "scanner" of chapter 7.
+    in this chapter; "forget" and "certified" of chapter 5; "scanner" of chapter 7.
 
     Raises ValueError for any other name; "echo" is loaded by chapter 6.
     """
@@ -256,5 +218,5 @@ def load_pretrained(name="icvae"):
     path = weights_dir() / f"{name}.npz"
     meta = load_state(path)
     model = build_model(meta["settings"], meta["x_dim"], meta["c_dim"])
-    load_state(path, model.weights)
+    load_state(path, model.weights, more=True)
     return model

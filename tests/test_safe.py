@@ -86,7 +86,10 @@ def test_a_wrong_width_in_a_part_costs_nothing(part):
 
 def test_calls_with_bare_arrays_say_the_right_one():
     made = fitted()
-    for call, right in ((lambda: made.fit(X, C), r"fit\(\{'x': x, 'c': c\}\)"), (lambda: made.predict(X), r"predict\(\{'x': x, 'c': c\}\)")):
+    for call, right in (
+        (lambda: made.fit(X, C), r"fit\(\{'x': x, 'c': c\}\)"),
+        (lambda: made.predict(X), r"predict\(\{'x': x, 'c': c\}\)"),
+    ):
         with pytest.raises(ValueError, match=right):
             call()
     with pytest.raises(ValueError, match=r"pass x.toarray\(\)"):
