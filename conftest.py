@@ -1,4 +1,7 @@
-"""Settings of the test run, in one place. The kernels of the notebooks inherit the environment that is set here."""
+"""Settings of the test run, in one place. The kernels of the notebooks inherit the environment that is set here.
+
+The backend is the one that Keras chooses (TensorFlow, unless KERAS_BACKEND or keras.json say otherwise).
+"""
 
 import os
 import tempfile
@@ -8,10 +11,16 @@ import pytest
 
 os.environ.setdefault("ICVAE_QUICK", "1")
 os.environ.setdefault("ICVAE_DATASET", "digits")  # no download; set it to "mnist" to test on MNIST
-os.environ.setdefault("KERAS_BACKEND", "jax")  # as in the chapters
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 if os.environ["ICVAE_DATASET"] == "digits":  # trained models go to a folder of this run, so that training is really tested
     os.environ["ICVAE_DATA_DIR"] = tempfile.mkdtemp(prefix="icvae-")
+
+
+def pytest_configure(config):
+    """The cells of a notebook share one kernel: pytest-xdist must keep them together, whatever it was asked for."""
+    if getattr(config.option, "dist", "no") in ("load", "worksteal"):
+        config.option.dist = "loadscope"
+
 
 broken = {}  # notebook -> the cell that failed first
 

@@ -117,7 +117,7 @@ def test_an_encoder_with_large_variances_survives_storage(tmp_path, monkeypatch)
 
     settings = {**SETTINGS, "epochs": 2, "z_dim": 2}
     model, _ = load_or_train("wide", settings, (wide, C), (wide, C), build=build)
-    moving = [w for w in model.weights if "moving_variance" in w.path][0]
+    moving = next(w for w in model.weights if "moving_variance" in w.path)
     assert np.all(np.isfinite(keras.ops.convert_to_numpy(moving))) and np.max(keras.ops.convert_to_numpy(moving)) > 65_504
 
 

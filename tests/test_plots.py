@@ -188,3 +188,107 @@ def test_clean_outputs(tmp_path):
         np.asarray(Image.open(io.BytesIO(base64.b64decode(p))).convert("L"), float) for p in (png, cleaned.outputs[1].data["image/png"])
     )
     assert before.shape == after.shape and np.abs(before - after).max() < 12
+
+
+def luminance(colour):
+    rgb = np.array(matplotlib.colors.to_rgb(colour))
+    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ (0.2126, 0.7152, 0.0722)
+
+
+def contrast(a, b):
+    """Ratio of WCAG 2, from 1 to 21."""
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("style", ["default", "dark_background"])
+def test_figures_are_readable_in_light_and_dark(style):
+    with plt.style.context(style):
+        frontier = pic.plot_frontier({"a": [(1, 2, 0, 0, "p")]}, "x", "y", chance=1.5)
+        ax = frontier.axes[0]
+        (chance,) = [line for line in ax.lines if line.get_label() == "chance"]
+        assert contrast(chance.get_color(), ax.get_facecolor()) > 7
+        maps = pic.plot_latent_map([np.random.default_rng(0).normal(size=(20, 2))], np.arange(20) % 2, ["t"])
+        for text in maps.axes[0].texts:
+            assert contrast(text.get_color(), text.get_bbox_patch().get_facecolor()) > 7
+        curves = pic.plot_curves({str(i): {"loss": [2, 1]} for i in range(7)}, ("loss",))
+        assert all(contrast(line.get_color(), curves.axes[0].get_facecolor()) > 1.9 for line in curves.axes[0].lines)
+        plt.close("all")
+
+
+def test_eight_bit_images_are_drawn_as_they_are():
+    fig = pic.plot_image_grid(np.full((1, 2, 2), 51, "uint8"), (2, 2), (1, 1))
+    assert np.allclose(fig.axes[0].images[0].get_array(), 0.2)
+
+
+def test_a_long_row_label_is_not_cut():
+    label = "a rather long name of a model"
+    fig = pic.plot_image_grid(np.zeros((1, 4)), (2, 2), (1, 1), row_labels=[label])
+    fig.draw_without_rendering()
+    box = fig.axes[0].yaxis.label.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= fig.bbox.x1
+
+
+@pytest.mark.parametrize(
+    ("images", "shape", "message"),
+    [
+        (np.zeros((2, 3, 4, 4)), (3, 4, 4), "channels last"),
+        (np.zeros((2, 3, 4, 4)), (4, 4, 3), "channels last"),
+        (np.full((2, 16), 200.0), (4, 4), r"lie in \[0, 1\]"),
+        (np.full((2, 16), np.nan), (4, 4), "finite"),
+        (np.zeros((2, 16)), 4, "image_shape"),
+    ],
+)
+def test_images_that_cannot_be_drawn_are_refused(images, shape, message):
+    before = plt.get_fignums()
+    with pytest.raises(ValueError, match=message):
+        pic.plot_image_grid(images, shape, (1, 2))
+    with pytest.raises(ValueError, match="grid_shape"):
+        pic.plot_image_grid(np.zeros((2, 16)), (4, 4), 2)
+    assert plt.get_fignums() == before
+
+
+def test_twenty_curves_can_be_told_apart():
+    fig = pic.plot_curves({f"model {i}": {"loss": [2, 1]} for i in range(20)}, "loss")
+    assert len({(line.get_color(), line.get_marker()) for line in fig.axes[0].lines}) == 20
+
+
+def test_one_hot_labels_and_other_shapes_of_labels():
+    points = np.random.default_rng(0).normal(size=(12, 2))
+    fig = pic.plot_latent_map([points], np.eye(3)[np.arange(12) % 3], ["t"])
+    assert [text.get_text() for text in fig.axes[0].texts] == ["0", "1", "2"]
+    with pytest.raises(ValueError, match="one-hot"):
+        pic.plot_latent_map([points], points, ["t"])
+
+
+@pytest.mark.parametrize("histories", [{}, [{"loss": [1]}]])
+def test_curves_of_nothing_are_refused(histories):
+    with pytest.raises(ValueError, match="histories must be a dict"):
+        pic.plot_curves(histories, ("loss",))
+
+
+def test_a_method_looks_the_same_in_every_figure():
+    point = [(1, 2, 0, 0, "")]
+    first = pic.plot_frontiers([{"groups": {"CVAE, beta": point, "mine": point}, "ylabel": "y"}] * 2, "x")
+    second = pic.plot_frontier({"other": point, "mine": point, "CVAE, weight": point}, "x", "y")
+    looks = [{c.get_label(): c.lines[0].get_color() for c in ax.containers} for ax in (*first.axes, *second.axes)]
+    assert looks[0] == looks[1] and looks[0]["CVAE, beta"] == looks[2]["CVAE, weight"]
+    assert len(set(looks[2].values())) == 3
+
+
+def test_labels_lie_on_no_other_label():
+    rng = np.random.default_rng(0)
+    crowd = [(x, y, 0, 0, f"{i / 10}") for i, (x, y) in enumerate(rng.uniform(0, 1, size=(15, 2)))]
+    fig = pic.plot_frontier({"a": crowd[:8], "b": crowd[8:]}, "x", "y", separate=("a", "b"))
+    fig.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in fig.axes[0].texts]
+    assert len(boxes) == 15
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+@pytest.mark.parametrize("bad", [{}, {"a": []}, {"a": [(1, 2)]}])
+def test_frontiers_refuse_what_they_cannot_draw(bad):
+    with pytest.raises(ValueError, match="at least one"):
+        pic.plot_frontiers([{"groups": bad, "ylabel": "y"}], "x")
+    with pytest.raises(ValueError, match="low < high"):
+        pic.plot_frontier({"a": [(1, 2, 0, 0, "")]}, "x", "y", zoom=(2, 1))

@@ -8,6 +8,7 @@ from scipy import integrate, ndimage, stats
 
 import icvae
 from icvae import prediction
+from icvae.evaluation import parity_bound
 from icvae.prediction import (
     AdversarialPredictor,
     InvariantPredictor,
@@ -16,7 +17,6 @@ from icvae.prediction import (
     build_head,
     cross_entropy,
     harmonise,
-    parity_bound,
     parity_gap,
     reverse_gradient,
     rotate_images,
@@ -342,7 +342,7 @@ def test_harmonise_decodes_with_the_reference():
         (lambda: parity_gap(np.zeros(4), np.zeros(4)), "one-hot"),
         (lambda: parity_gap(np.zeros(3), np.eye(2)[[0, 1, 0, 1]]), "one decision"),
         (lambda: parity_gap(np.zeros(3), np.eye(2)[[0, 0, 0]]), "non-empty"),
-        (lambda: parity_bound(-0.1), "information"),
+        (lambda: parity_bound(-0.1), "shares"),
     ],
 )
 def test_wrong_arrays_are_refused(call, message):
