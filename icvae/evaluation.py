@@ -34,8 +34,13 @@ from .training import build_model, train, training_options
 
 # %% ../notebooks/04_evaluate.ipynb #c04-14
 def sample_codes(z_mean, z_log_var, seed=0):
-    """One code for each row, drawn from its Gaussian: (N, d), (N, d) -> (N, d), NumPy."""
-    return z_mean + np.exp(z_log_var / 2) * np.random.default_rng([seed, 2]).normal(size=z_mean.shape).astype(z_mean.dtype)
+    """One code for each row, drawn from its Gaussian: (N, d), (N, d) -> (N, d), NumPy.
+
+    seed: repeats the draw, for measurements. Publish codes with seed=None: with noise that
+    somebody can repeat, the means can be computed back.
+    """
+    rng = np.random.default_rng(None if seed is None else [seed, 2])
+    return z_mean + np.exp(z_log_var / 2) * rng.normal(size=z_mean.shape).astype(z_mean.dtype)
 
 # %% ../notebooks/04_evaluate.ipynb #c04-19
 def probe_battery(rows=20_000, smallest=100, seed=0):
