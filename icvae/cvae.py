@@ -226,7 +226,8 @@ def as_floats(*arrays):
     """`as_float` of each, all in the widest type: float64 beside float32 makes both float64."""
     tensors = [as_float(array) for array in arrays]
     types = [keras.backend.standardize_dtype(tensor.dtype) for tensor in tensors]
-    return [ops.cast(tensor, max(types)) for tensor in tensors]  # "float64" > "float32"
+    widest = max(types)  # "float64" > "float32"
+    return [t if kind == widest else ops.cast(t, widest) for t, kind in zip(tensors, types, strict=True)]
 
 
 def check_weight(name, value):

@@ -260,7 +260,7 @@ def test_wrong_y_is_refused(kind):
 def test_train_predictor_refuses():
     x, y, c = toy(41)
     for bad in ((x, y.argmax(1), c), (x, y, c.argmax(1)), (x[:20], y, c), (x, 0.5 * y, c), (x[:0], y[:0], c[:0])):
-        with pytest.raises(ValueError, match="one-hot"):
+        with pytest.raises(ValueError, match=r"one-hot|rows|matrix"):
             train_predictor(small(Predictor), *bad)
     for size in (4, 40):  # too small; and a last batch of one row
         with pytest.raises(ValueError, match="too small"):
@@ -383,3 +383,63 @@ def test_parity_bound_for_two_gaussians(m):
     information = integrate.quad(integrand, -m - 12, m + 12, limit=200)[0]
     assert 2 * stats.norm.cdf(m) - 1 <= parity_bound(information) <= 1
     assert parity_bound(0) == 0 and parity_bound(10) == 1
+
+
+class Watch(keras.layers.Layer):
+    """Counts its calls and keeps the training flags it was called with."""
+
+    def __init__(self):
+        super().__init__()
+        self.flags = []
+
+    def call(self, h, training=False):
+        self.flags.append(training)
+        return h
+
+
+@pytest.mark.parametrize("kind", ["InvariantPredictor", "AdversarialPredictor", "MMDPredictor"])
+def test_each_part_is_called_once_a_step_with_the_training_flag(kind):
+    """Dropout in a decoder, a head or an adversary would otherwise never be active, or twice."""
+    x, y, c = toy(40)
+    watches = {}
+
+    def watched(name, part):
+        watches[name] = Watch()
+        return keras.Model(part.inputs, watches[name](part.outputs[0]))
+
+    encoder, head = icvae.build_encoder(x.shape[1], 2, (8,)), watched("head", build_head(2, y.shape[1], (8,)))
+    parts = {
+        "InvariantPredictor": lambda: (watched("decoder", icvae.build_decoder(2, c.shape[1], x.shape[1], (8,))), head),
+        "AdversarialPredictor": lambda: (head, watched("adversary", build_head(2, c.shape[1], (8,)))),
+        "MMDPredictor": lambda: (head,),
+    }
+    model = getattr(prediction, kind)(encoder, *parts[kind](), seed=0)
+    for watch in watches.values():
+        watch.flags.clear()  # of building
+    for training in (True, False):
+        model.compute_loss({"x": x, "y": y, "c": c}, training=training)
+    assert all(watch.flags == [True, False] for watch in watches.values()), {name: watch.flags for name, watch in watches.items()}
+
+
+def test_train_predictor_names_the_argument_at_fault():
+    x, y, c = toy(40)
+    for message, bad in {
+        "y must be one-hot": (x, y.argmax(1), c),
+        "c must be": (x, y, c.argmax(1)),
+        "x must have": (x[:, :2], y, c),
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            train_predictor(small(Predictor) if "c" not in message[:1] else small(MMDPredictor), *bad)
+
+
+def test_harmonise_names_what_does_not_fit():
+    model = icvae.CVAE(icvae.build_encoder(6, 2, (8,)), icvae.build_decoder(2, 3, 6, (8,)), seed=0)
+    x = np.random.default_rng(0).random((5, 6)).astype("float32")
+    assert icvae.harmonise(model, x, np.eye(3)[0]).shape == (5, 6)
+    for message, call in {
+        r"reference must be the c of one scanner, \(3,\)": lambda: icvae.harmonise(model, x, np.eye(4)[0]),
+        "x must have the shape": lambda: icvae.harmonise(model, x[:, :4], np.eye(3)[0]),
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            call()
+    assert icvae.harmonise(model, x, np.eye(3)[0]).shape == (5, 6)  # the model lives
