@@ -281,6 +281,7 @@ def kl_prior(z_mean, z_log_var):
 class Autoencoder(SafeModel):
     """Encoder, sampled code and conditional decoder in one Keras model, without a loss. x (B, x_dim), c (B, c_dim).
 
+    Data are checked before anything is changed, and no exception costs the weights (`SafeModel`).
     `encode(x)` -> (z_mean, z_log_var). `decode(z, c)` -> mean of p(x|z,c). `predict({"x": x, "c": c})` -> the same from z_mean.
     """
 
