@@ -190,8 +190,8 @@ class SafeModel(keras.Model):
             return super().evaluate(x, y, **options)
         return self.guarded(super().evaluate, self.check(x, self.data_names, "evaluate"), y, **options)
 
-    def predict(self, x, **options):
-        return self.guarded(super().predict, self.check(x, self.call_names, "predict"), **options)
+    def predict(self, x, *args, **options):
+        return self.guarded(super().predict, self.check(x, self.call_names, "predict"), *args, **options)
 
     def train_on_batch(self, x, y=None, **options):
         return self.guarded(super().train_on_batch, self.check(x, self.data_names, "train_on_batch"), y, **options)
@@ -207,7 +207,7 @@ class SafeModel(keras.Model):
 class Part(keras.Model):
     """An encoder, a decoder or a head: a functional Keras model whose `predict` looks at the shapes first and never loses the weights."""
 
-    def predict(self, x, **options):
+    def predict(self, x, *args, **options):
         arrays = x if isinstance(x, list | tuple) else [x]
         for array, expected in zip(arrays, self.inputs, strict=True):
             if hasattr(array, "toarray"):
@@ -216,7 +216,7 @@ class Part(keras.Model):
                 check_shape(expected.name, array, tuple(expected.shape[1:]))
         copies = Copies(self)
         try:
-            return super().predict(x, **options)
+            return super().predict(x, *args, **options)
         except BaseException:
             copies.put_back()
             raise

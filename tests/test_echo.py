@@ -464,7 +464,7 @@ def test_save_and_load_a_whole_model(tmp_path):
 @pytest.fixture
 def linear_probe(monkeypatch):
     """The other probes are tested with chapter 4."""
-    monkeypatch.setattr(evaluation, "probe_battery", lambda seed=0: {"mlp": (LogisticRegression(), 500)})
+    monkeypatch.setattr(evaluation, "probe_battery", lambda *args: {"mlp": (LogisticRegression(), 500)})
 
 
 class Judge:
@@ -482,7 +482,8 @@ def little(**changes):
 def test_evaluate(linear_probe):
     data, model = (toy(400), toy(90, seed=1)), build_echo(little(), 6, 3)
     found = evaluate_echo(model, *data, Judge())
-    assert found["remap"] == pytest.approx(1 / 3) and found["leak strongest"] == found["leak mlp"]
+    assert found["remap"] == pytest.approx(1 / 3) and found["leak strongest"] >= found["leak probes"] > 0
+    assert found["lower"] >= 0 and "upper" not in found  # an Echo code has no known density
     assert json.loads(json.dumps(found)) == found and all(np.isfinite(value) for value in found.values())
     x, c = data[1]
     f, log_s = (array(t) for t in model.encode(x))

@@ -250,10 +250,45 @@ def test_posterior_probe():
     label = rng.integers(0, 2, 6000)
     z_mean = rng.normal(size=(6000, 1)) + label[:, None]
     z, c = z_mean + 0.5 * rng.normal(size=z_mean.shape), np.eye(2)[label]
-    found, accuracy = est.posterior_probe(z[3000:], c[3000:], z_mean[:3000], np.full((3000, 1), np.log(0.25)), c[:3000])
+    found, accuracy = icvae.posterior_probe(z[3000:], c[3000:], z_mean[:3000], np.full((3000, 1), np.log(0.25)), c[:3000])
     densities = [stats.norm.pdf(z[3000:, 0], m, np.sqrt(1.25)) for m in (0, 1)]
     truth = np.mean(np.log(np.choose(label[3000:], densities) / np.mean(densities, axis=0)))
     assert abs(found - truth) < 0.02 and abs(accuracy - stats.norm.cdf(0.5 / np.sqrt(1.25))) < 0.02
+
+
+def test_reader_nats_is_a_game():
+    """The value is H(c) minus the cross-entropy; codes descend on it, the reader's weights climb."""
+    z, _, _, c = case()
+    z, reader = np.asarray(z, "float32"), icvae.build_reader(z.shape[1], c.shape[1], (8,), seed=0)
+    value = float(est.reader_nats(reader, keras.ops.convert_to_tensor(z), c))
+    log_p = np.asarray(keras.ops.convert_to_numpy(keras.ops.log_softmax(reader(z))), "float64")
+    share = c.mean(0)[c.mean(0) > 0]
+    assert np.isclose(value, -np.sum(share * np.log(share)) + np.mean((c * log_p).sum(1)), atol=1e-5)
+
+
+def test_the_reader_of_a_penalised_model_learns_and_is_saved(tmp_path):
+    """Codes that copy c, an encoder that can't move: the reader's figure rises to H(c), though the loss is minimised."""
+    c = np.eye(3, dtype="float32")[np.arange(300) % 3]
+    encoder = icvae.build_encoder(3, 3, hidden=())
+    encoder.get_layer("z_mean").set_weights([4 * np.eye(3), np.zeros(3)])
+    encoder.get_layer("z_log_var").set_weights([np.zeros((3, 3)), np.full(3, -2.0)])
+    encoder.trainable = False
+    reader = icvae.build_reader(3, 3, (16,), seed=0)
+    model = est.PenalisedCVAE(encoder, icvae.build_decoder(3, 3, 3, (8,)), {"reader": 5.0}, reader=reader, warm_up=3, seed=0)
+    history = train(model, c, c, epochs=40, batch_size=50, learning_rate=1e-2)
+    assert history["reader"][-1] > 0.9 * np.log(3) and history["reader"][-1] > history["reader"][0]
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert again.term_weights == model.term_weights and again.warm_up.steps == 3
+    codes = np.random.default_rng(0).normal(size=(5, 3)).astype("float32")
+    assert np.allclose(*(keras.ops.convert_to_numpy(m.reader(codes)) for m in (model, again)), atol=1e-6)
+
+
+def test_warm_up_changes_gradients_not_values():
+    layer = est.WarmUp(4)
+    values = {"a": keras.ops.convert_to_tensor(2.0)}
+    assert all(float(layer(values, training=flag)["a"]) == 2.0 for flag in (True, False, True))
+    assert float(keras.ops.convert_to_numpy(layer.step)) == 2
 
 
 # ---------------------------------------------------------------- training
@@ -358,6 +393,8 @@ def test_bad_options_of_the_model():
     for penalties, message in (({"typo": 1.0}, "no penalties named"), ({"mmd": -1.0}, "mmd"), ({"learned": 1.0}, "marginal")):
         with pytest.raises(ValueError, match=message):
             build(penalties)
+    with pytest.raises(ValueError, match="build_reader"):
+        est.PenalisedCVAE(icvae.build_encoder(4, 2), icvae.build_decoder(2, 3, 4), {"reader": 1.0})
     with pytest.raises(ValueError, match="save_weights"):
         build({"learned": 1.0}, marginal="mixture").get_config()
     with pytest.raises(ValueError, match="size of the data set"):

@@ -156,7 +156,7 @@ def test_parameters_stand_in_one_tagged_cell(cells):
 def test_only_the_chapter_on_several_devices_chooses_a_backend():
     for path in CHAPTERS:
         text = path.read_text(encoding="utf-8")
-        assert ("KERAS_BACKEND\\\"] =" in text) == path.name.startswith("08"), path.name
+        assert ('KERAS_BACKEND\\"] =' in text) == path.name.startswith("08"), path.name
 
 
 README_ROWS = [  # the row in the README, the chapter, the line that it prints
