@@ -116,8 +116,18 @@ class Copies:
         if self.spoilt or any(self.lost(variable) for variable in self.variables()):
             for variable in self.variables():  # what came after the copy are the optimizer's moments, which begin at 0
                 variable.assign(self.kept.get(id(variable), np.zeros(variable.shape)))
+        self.model.train_function = self.model.test_function = self.model.predict_function = None  # one may be half compiled
         self.model._jax_state = None  # of Keras's JAX trainer: a state of before
         self.model._jax_state_synced = True
+
+
+def guarded(method, copies, *args, **options):
+    """Call a method of Keras; whatever it raises, the variables are there afterwards."""
+    try:
+        return method(*args, **options)
+    except BaseException:
+        copies.put_back()
+        raise
 
 
 class SafeModel(keras.Model):
@@ -133,9 +143,9 @@ class SafeModel(keras.Model):
     def check(self, data, names, call):
         """The dict of arrays as float32. Raises ValueError that names the argument and says which call is right."""
         right = f"{call}({{{', '.join(f'{name!r}: {name}' for name in names)}}})"
-        if hasattr(data, "toarray") or isinstance(data, np.ndarray | list | tuple) or ops.is_tensor(data):
-            if hasattr(data, "toarray"):
-                as_rows("x", data)
+        if hasattr(data, "toarray"):
+            as_rows("x", data)  # raises
+        if isinstance(data, np.ndarray | list | tuple) or ops.is_tensor(data):
             raise ValueError(f"this model takes a dict of arrays: {right}")
         if not isinstance(data, dict):
             return data  # batches, from a generator or a data set
@@ -154,14 +164,10 @@ class SafeModel(keras.Model):
             check_range(self, arrays["x"])
         return arrays
 
-    def guarded(self, method, *args, **options):
-        """Call a method of Keras; whatever it raises, the variables are there afterwards."""
-        copies = Copies(self)
-        try:
-            return method(*args, **options)
-        except BaseException:
-            copies.put_back()
-            raise
+    def log_terms(self, terms, rows):
+        """Show a batch's loss terms to `trackers`, metrics of their names; a smaller last batch counts less, as in Keras's own mean."""
+        for tracker in self.trackers:
+            tracker.update_state(terms[tracker.name], sample_weight=rows)
 
     def fit(self, x=None, y=None, validation_data=None, callbacks=None, **options):
         for name in ("sample_weight", "class_weight"):
@@ -179,28 +185,25 @@ class SafeModel(keras.Model):
             validation_data = (self.check(validation_data[0], self.data_names, "validation_data="),)
         callbacks = callbacks if isinstance(callbacks, list | tuple) else [callbacks] if callbacks else []
         copies = Copies(self)
-        try:
-            return super().fit(x, validation_data=validation_data, callbacks=[Keep(copies), *callbacks], **options)
-        except BaseException:
-            copies.put_back()
-            raise
+        callbacks = [Keep(copies), *callbacks]
+        return guarded(super().fit, copies, x, validation_data=validation_data, callbacks=callbacks, **options)
 
     def evaluate(self, x=None, y=None, **options):
         if options.get("_use_cached_eval_dataset"):  # called by fit, which has checked and keeps copies
             return super().evaluate(x, y, **options)
-        return self.guarded(super().evaluate, self.check(x, self.data_names, "evaluate"), y, **options)
+        return guarded(super().evaluate, Copies(self), self.check(x, self.data_names, "evaluate"), y, **options)
 
     def predict(self, x, *args, **options):
-        return self.guarded(super().predict, self.check(x, self.call_names, "predict"), *args, **options)
+        return guarded(super().predict, Copies(self), self.check(x, self.call_names, "predict"), *args, **options)
 
     def train_on_batch(self, x, y=None, **options):
-        return self.guarded(super().train_on_batch, self.check(x, self.data_names, "train_on_batch"), y, **options)
+        return guarded(super().train_on_batch, Copies(self), self.check(x, self.data_names, "train_on_batch"), y, **options)
 
     def test_on_batch(self, x, y=None, **options):
-        return self.guarded(super().test_on_batch, self.check(x, self.data_names, "test_on_batch"), y, **options)
+        return guarded(super().test_on_batch, Copies(self), self.check(x, self.data_names, "test_on_batch"), y, **options)
 
     def predict_on_batch(self, x):
-        return self.guarded(super().predict_on_batch, self.check(x, self.call_names, "predict_on_batch"))
+        return guarded(super().predict_on_batch, Copies(self), self.check(x, self.call_names, "predict_on_batch"))
 
 
 @keras.saving.register_keras_serializable("icvae")
@@ -214,9 +217,4 @@ class Part(keras.Model):
                 as_rows(expected.name, array)
             if hasattr(array, "shape"):
                 check_shape(expected.name, array, tuple(expected.shape[1:]))
-        copies = Copies(self)
-        try:
-            return super().predict(x, *args, **options)
-        except BaseException:
-            copies.put_back()
-            raise
+        return guarded(super().predict, Copies(self), x, *args, **options)
