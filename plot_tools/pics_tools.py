@@ -159,6 +159,9 @@ def plot_frontiers(panels, xlabel, separate=()):
     return fig
 
 
+PLACES = ((1, 1), (1, -1), (-1, 1), (-1, -1), (0, 1.6), (0, -1.6), (1, 2.2), (-1, 2.2), (1, -2.2), (-1, -2.2), (2.5, 0), (-2.5, 0))
+
+
 def _place_labels(ax, groups, styles):
     """Write the label of each point beside it, where it lies on no marker and on no other label, as far as there is room."""
     inside = [(name, point) for name, points in groups.items() for point in points if ax.get_ylim()[0] <= point[1] <= ax.get_ylim()[1]]
@@ -168,23 +171,9 @@ def _place_labels(ax, groups, styles):
         if not str(label):
             continue
         size, best = np.array([4.8 * len(str(label)), 9]), None  # of 8-point letters, in points
-        for dx, dy in (
-            (1, 1),
-            (1, -1),
-            (-1, 1),
-            (-1, -1),
-            (0, 1.6),
-            (0, -1.6),
-            (1, 2.2),
-            (-1, 2.2),
-            (1, -2.2),
-            (-1, -2.2),
-            (2.5, 0),
-            (-2.5, 0),
-        ):
-            corner = np.array(
-                [6 * dx - size[0] * (dx < 0) - size[0] / 2 * (dx == 0), 6 * dy - size[1] * (dy < 0) - size[1] / 2 * (dy == 0)]
-            )
+        for dx, dy in PLACES:
+            shift = (np.sign((dx, dy)) - 1) / 2 * size  # the box ends, is centred, or begins at the point
+            corner = 6 * np.array((dx, dy)) + shift
             box = ax.transData.transform(xy[:2]) + np.array([corner, corner + size]) * scale
             overlap = sum(np.prod(np.clip(np.minimum(box[1], other[1]) - np.maximum(box[0], other[0]), 0, None)) for other in taken)
             if best is None or overlap < best[0] - 1e-9:
