@@ -226,8 +226,7 @@ def as_floats(*arrays):
     """`as_float` of each, all in the widest type: float64 beside float32 makes both float64."""
     tensors = [as_float(array) for array in arrays]
     types = [keras.backend.standardize_dtype(tensor.dtype) for tensor in tensors]
-    widest = max(types)  # "float64" > "float32"
-    return [t if kind == widest else ops.cast(t, widest) for t, kind in zip(tensors, types, strict=True)]
+    return [ops.cast(tensor, max(types)) for tensor in tensors]  # "float64" > "float32"
 
 
 def check_weight(name, value):
@@ -279,9 +278,8 @@ def kl_prior(z_mean, z_log_var):
 
 # %% ../notebooks/01_conditional_vae.ipynb #c01-33
 class Autoencoder(SafeModel):
-    """Encoder, sampled code and conditional decoder in one Keras model, without a loss. x (B, x_dim), c (B, c_dim).
+    """Encoder, sampled code and conditional decoder in one Keras model, without a loss: a `SafeModel`. x (B, x_dim), c (B, c_dim).
 
-    Data are checked before anything is changed, and no exception costs the weights (`SafeModel`).
     `encode(x)` -> (z_mean, z_log_var). `decode(z, c)` -> mean of p(x|z,c). `predict({"x": x, "c": c})` -> the same from z_mean.
     """
 
@@ -333,8 +331,7 @@ class CVAE(Autoencoder):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         x, c = (ops.cast(x[name], keras.config.floatx()) for name in ("x", "c"))
         terms = self.terms(x, c, *self.encode(x, training), training)
-        for tracker in self.trackers:  # a smaller last batch counts less, as in Keras's own
-            tracker.update_state(terms[tracker.name], sample_weight=ops.shape(x)[0])
+        self.log_terms(terms, ops.shape(x)[0])
         return sum(weight * terms[name] for name, weight in self.term_weights.items()) + sum(self.losses)
 
 # %% ../notebooks/01_conditional_vae.ipynb #c01-37
@@ -371,8 +368,8 @@ class Progress(keras.callbacks.Callback):
 def jit():
     """Whether a short training compiles its step: on JAX, which is made for it; not elsewhere.
 
-    Compiling with XLA on TensorFlow costs 10 to 20 s a model and saves a tenth of an epoch:
-    chapter 3's `train` asks for it where a training is long enough to pay for it.
+    Compiling with XLA on TensorFlow takes longer than it saves here; chapter 3's `train`
+    asks for it where a training is long enough (`worth_compiling` has the measurements).
     """
     return keras.backend.backend() == "jax"
 

@@ -16,7 +16,7 @@ from keras import ops
 
 from .cvae import CVAE, Autoencoder, as_float, build_decoder, build_encoder, check_weight, reconstruction_error, set_seed
 from .estimators import WarmUp
-from .evaluation import leak_bounds, probe_leakage, remap_codes
+from .evaluation import probe_leakage, remap_codes, what_is_read
 from .safe import Part
 
 # %% ../notebooks/06_echo_noise.ipynb #c06-04
@@ -257,8 +257,7 @@ def leak_of_echo(model, x, c, z_new, c_new, draws=4, seed=0):
     """
     z = np.concatenate([echo_codes(model, x)[0] for _ in range(draws)])
     widths = np.full_like(z, -14.0)
-    found = leak_bounds(z, widths, np.tile(c, (draws, 1)), z_new, c_new, seed=seed)
-    return {name: v for name, v in found.items() if not name.startswith("upper")}
+    return what_is_read(z, widths, np.tile(c, (draws, 1)), z_new, c_new, seed=seed)
 
 # %% ../notebooks/06_echo_noise.ipynb #c06-32c
 def evaluate_echo(model, train_data, test_data, classifier, seed=0):

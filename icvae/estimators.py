@@ -6,8 +6,8 @@
 __all__ = ['LOG_2PI', 'PENALTIES', 'log_density', 'log_density_pairs', 'check_pairs', 'log_marginal_own', 'log_marginal_loo',
            'check_data_size', 'log_marginal_mws', 'log_marginal_esmaeili', 'stratified_log_weights', 'log_marginal_mss',
            'rate', 'MixtureMarginal', 'VampMarginal', 'FlowMarginal', 'MarginalFit', 'fit_marginal', 'check_classes',
-           'leak_batch', 'mmd', 'leak_moments', 'reader_nats', 'sampled_rate', 'read_fresh', 'WarmUp',
-           'check_penalties', 'WithPenalties', 'PenalisedCVAE', 'learned_marginal', 'build_penalised']
+           'leak_batch', 'mmd', 'leak_moments', 'reverse_gradient', 'reader_nats', 'sampled_rate', 'read_fresh',
+           'WarmUp', 'check_penalties', 'WithPenalties', 'PenalisedCVAE', 'learned_marginal', 'build_penalised']
 
 # %% ../notebooks/05_other_estimators.ipynb #c05-01
 import math
@@ -292,16 +292,24 @@ def leak_moments(z_mean, z_log_var, c):
     return 0.5 * (log_det(everything, ops.zeros_like(count[:1]))[0] - ops.sum(share * per_class))
 
 # %% ../notebooks/05_other_estimators.ipynb #c05-46
+def reverse_gradient(h, strength=1.0):
+    """The identity, whose gradient is multiplied by -strength: any shape -> the same shape.
+
+    No custom gradient is needed: in (1 + a) stop(h) - a h the value is h, the derivative -a.
+    Source: the gradient reversal of Ganin & Lempitsky 2015, arXiv:1409.7495.
+    """
+    h = as_float(h)
+    return (1 + strength) * ops.stop_gradient(h) - strength * h
+
+
 def reader_nats(reader, z, c, training=False):
     """What a network reads of c from codes z, in nats: H(c) minus its cross-entropy.
 
     reader: z (B, d) -> logits (B, K); c (B, K) one-hot -> scalar. The gradient is that of
     a game: minimising the value, the codes lower it and the reader's weights raise it.
-    Source: the reversed gradient of Ganin & Lempitsky 2015, arXiv:1409.7495.
     """
     c = ops.cast(check_classes(c, z.shape[0]), z.dtype)
-    reversed_z = 2 * ops.stop_gradient(z) - z  # the same value, the opposite gradient
-    log_p = ops.log_softmax(reader(reversed_z, training=training), axis=-1)
+    log_p = ops.log_softmax(reader(reverse_gradient(z), training=training), axis=-1)
     cross_entropy = -ops.mean(ops.sum(c * log_p, axis=-1))
     share = ops.mean(c, axis=0)
     entropy = -ops.sum(share * ops.log(share + 1e-12))

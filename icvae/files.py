@@ -113,30 +113,29 @@ def describe(model):
 class Checkpoint(keras.callbacks.Callback):
     """Keep the history of all epochs and, if a path is given, save everything after each epoch, so that training can resume.
 
-    training: a dict of what the training depends on; a file of another training is refused, with what differs.
+    training: a dict of what the training depends on; a file of another training is refused at once, with what differs.
     """
 
     def __init__(self, path=None, training=None):
         super().__init__()
         self.path, self.training, self.history = path, json.loads(json.dumps(training or {})), {}
+        self.exists = path is not None and Path(path).exists()
         if path is not None:
             check_writable(Path(path).parent)
+        if self.exists:
+            self.check()
 
     def check(self):
-        """Raises ValueError that names what differs, if the file is the checkpoint of another training. Returns its meta, or None."""
-        if self.path is None or not Path(self.path).exists():
-            return None
-        meta = load_state(self.path)
-        stored = meta.get("training", {})
+        """Raises ValueError that names what differs, if the file is the checkpoint of another training."""
+        stored = load_state(self.path).get("training", {})
         names = sorted(set(stored) | set(self.training))
         differ = [f"{n}: {stored.get(n)} there, {self.training.get(n)} here" for n in names if stored.get(n) != self.training.get(n)]
         if differ:
             raise ValueError(f"{self.path} is the checkpoint of another training ({'; '.join(differ)}); remove it or name another file")
-        return meta
 
     def restore(self, model):
         """Load the file, if there is one, into the compiled model. Returns the number of epochs done."""
-        if self.check() is None:
+        if not self.exists:
             return 0
         model.optimizer.build(model.trainable_variables)
         self.history = load_state(self.path, model.variables + model.optimizer.variables)["history"]

@@ -61,12 +61,11 @@ def kl_gaussian_marginal(z_mean, z_log_var):
 
 # %% ../notebooks/02_invariance_loss.ipynb #c02-25
 def density_blocks(z, z_mean, z_log_var, block, dtype="float64"):
-    """log q(z_i|x_j) of M codes under N posteriors, some rows at a time.
+    """log q(z_i|x_j) of M codes z under N posteriors, d/2 log(2 pi) left out, by blocks.
 
-    z (M, d), z_mean, z_log_var (N, d). Yields (slice of rows, array (block, N)) without
-    the constant d/2 log(2 pi). NumPy; the squares are expanded, which is harmless in
-    float64 once centred. dtype: of the blocks; float32 is twice as fast and accurate
-    to about 1e-7 times the largest square over variance.
+    z (M, d), z_mean, z_log_var (N, d). Yields (slice of rows, array (block, N)). NumPy; the
+    squares are expanded, which is harmless in float64 once centred. dtype: of the blocks;
+    float32 is faster and accurate to about 1e-7 times the largest square over variance.
     """
     z, z_mean, z_log_var = (np.asarray(a, "float64") for a in (z, z_mean, z_log_var))
     z, z_mean, p = z - z_mean.mean(0), z_mean - z_mean.mean(0), np.exp(-z_log_var)
@@ -77,7 +76,7 @@ def density_blocks(z, z_mean, z_log_var, block, dtype="float64"):
         part = slice(start, start + block)
         yield part, squares[part] @ factors + offset
 
-
+# %% ../notebooks/02_invariance_loss.ipynb #c02-25b
 def mutual_information(z_mean, z_log_var, seed=0, block=1000):
     """Monte Carlo estimate of I(x;z) = E[log q(z|x) - log q(z)] in nats, q(z) the mixture of all rows: -> (estimate, standard error).
 

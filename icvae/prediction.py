@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCANNERS', 'check_rows', 'cross_entropy', 'build_head', 'Parts', 'Predictor', 'InvariantPredictor', 'rotate_images',
-           'reverse_gradient', 'standardise', 'AdversarialPredictor', 'MMDPredictor', 'train_predictor', 'parity_gap',
-           'scan_images', 'harmonise']
+           'standardise', 'AdversarialPredictor', 'MMDPredictor', 'train_predictor', 'parity_gap', 'scan_images',
+           'harmonise']
 
 # %% ../notebooks/07_invariant_prediction.ipynb #c07-01
 import keras
@@ -14,7 +14,7 @@ from keras import ops
 from scipy import ndimage
 
 from .cvae import Progress, Sampling, as_float, check_weight, jit, reconstruction_error
-from .estimators import mmd
+from .estimators import mmd, reverse_gradient
 from .evaluation import labels_of
 from .invariance import kl_gaussian_marginal
 from .safe import Part, SafeModel
@@ -95,8 +95,7 @@ class Predictor(Parts):
         x, y, c = (ops.cast(x[name], keras.config.floatx()) for name in self.data_names)
         posterior = self.encoder(x, training=training)
         terms = self.terms(x, y, c, posterior, self.sampling(posterior), training)
-        for tracker in self.trackers:  # a smaller last batch counts less
-            tracker.update_state(terms[tracker.name], sample_weight=ops.shape(x)[0])
+        self.log_terms(terms, ops.shape(x)[0])
         return sum(weight * terms[name] for name, weight in self.term_weights.items()) + sum(self.losses)
 
 # %% ../notebooks/07_invariant_prediction.ipynb #c07-08
@@ -141,15 +140,6 @@ def rotate_images(x, degrees):
     return rotated
 
 # %% ../notebooks/07_invariant_prediction.ipynb #c07-17
-def reverse_gradient(h, strength=1.0):
-    """The identity, whose gradient is multiplied by -strength: any shape -> the same shape.
-
-    Source: the gradient reversal of Ganin & Lempitsky 2015, arXiv:1409.7495; written without a custom gradient.
-    """
-    h = as_float(h)
-    return (1 + strength) * ops.stop_gradient(h) - strength * h
-
-
 def standardise(z):
     """Each dimension of a batch with mean 0 and standard deviation 1: (B, d) -> (B, d). Gradients pass through both."""
     z = as_float(z)

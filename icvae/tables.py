@@ -8,7 +8,8 @@ from pathlib import Path
 import keras
 
 from .cvae import data_dir
-from .training import settings_key, weights_dir
+from .files import check_writable, settings_key
+from .training import weights_dir
 
 
 def compute_rows(path, runs, settings, train_data, compute):
@@ -22,10 +23,8 @@ def compute_rows(path, runs, settings, train_data, compute):
     done = json.loads(path.read_text()) if path.exists() else {"key": key, "settings": settings, "rows": []}
     if done["key"] != key:
         raise ValueError(f"{path} was computed with other settings or data; remove it to compute it anew")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(path.parent)
     part = path.with_name(f"{path.stem}.{os.getpid()}.tmp")  # two processes may compute the same table
-    part.touch()
-    part.unlink()
     for run in runs[len(done["rows"]) :]:
         print(f"run {len(done['rows']) + 1} of {len(runs)}: {run}")
         keras.backend.clear_session()  # frees the previous model

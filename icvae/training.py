@@ -153,11 +153,12 @@ def train(
     fit the model, or for the checkpoint of another training; OSError if it can't be written.
     """
     check_training(model, x, c, held_out, epochs, batch_size, learning_rate)
-    run = [epochs, batch_size, learning_rate, list(betas), schedule]
-    log = Checkpoint(checkpoint, {**describe(model), "run": run, "data": data_key(0, x, c)})
+    training = {"run": [epochs, batch_size, learning_rate, list(betas), schedule]}
+    if checkpoint is not None:
+        training |= {**describe(model), "data": data_key(0, x, c)}
+    log = Checkpoint(checkpoint, training)
     if schedule == "cosine":
         learning_rate = cosine_schedule(learning_rate, epochs * -(-len(x) // batch_size))
-    log.check()
     compiled = worth_compiling(model, len(x), epochs)
     model.compile(keras.optimizers.Adam(learning_rate, *betas), jit_compile=compiled)
     options = {"batch_size": batch_size, "epochs": epochs, "verbose": 0}
