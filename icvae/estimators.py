@@ -402,6 +402,8 @@ class WithPenalties(CVAE):
             marginal(ops.zeros((1, decoder.input_shape[0][-1])))
         self.warm_up = WarmUp(warm_up)
         self.term_weights |= weights
+        if {"leak_batch", "leak_moments", "mmd", "reader"} & set(penalties):
+            self.one_hot = ("c",)  # these compare classes
         self.trackers += map(keras.metrics.Mean, penalties)
 
     def get_config(self):

@@ -75,7 +75,7 @@ class Predictor(Parts):
     encoder: x -> [z_mean, z_log_var]. predictor: z -> logits. `predict` gives the logits from the mean code. Train with `train_predictor`.
     """
 
-    parts, rows_per_class = ("encoder", "predictor"), 0
+    parts, rows_per_class, one_hot = ("encoder", "predictor"), 0, ("y",)
 
     def __init__(self, encoder, predictor, seed=None, **kwargs):
         super().__init__(seed, **kwargs)
@@ -157,6 +157,7 @@ class AdversarialPredictor(Predictor):
     """
 
     parts, options = ("encoder", "predictor", "adversary"), ("strength", "seed")
+    one_hot = "y", "c"
 
     def __init__(self, encoder, predictor, adversary, strength=0.1, seed=None, **kwargs):
         super().__init__(encoder, predictor, seed, **kwargs)
@@ -177,7 +178,7 @@ class MMDPredictor(Predictor):
     Source: the penalty of Louizos et al. 2015, arXiv:1511.00830, here for several classes and on the plain predictor.
     """
 
-    options, rows_per_class = ("strength", "seed"), 4
+    options, rows_per_class, one_hot = ("strength", "seed"), 4, ("y", "c")
 
     def __init__(self, encoder, predictor, strength=100.0, seed=None, **kwargs):
         super().__init__(encoder, predictor, seed, **kwargs)
@@ -195,11 +196,7 @@ def train_predictor(model, x, y, c, epochs=15, batch_size=128, learning_rate=1e-
     Adam, with a warm-up over 5 % of the steps and cosine decay. c may be continuous for `InvariantPredictor`. Raises ValueError,
     before anything is trained, if shapes don't fit, y is not one-hot, or a batch is too small to compare the classes of c in it.
     """
-    y = ops.convert_to_numpy(check_rows("y", y))
-    labels_of(y, "y")
-    if isinstance(model, AdversarialPredictor | MMDPredictor):
-        labels_of(c, "c")  # they compare classes
-    inputs = model.check({"x": x, "y": y, "c": c}, model.data_names, "fit")
+    inputs = model.check_training({"x": x, "y": y, "c": c}, "fit")
     if inputs["c"].ndim != 2:
         raise ValueError(f"c must be a matrix (N, K), got the shape {np.shape(c)}")
     last, needed = len(x) % batch_size or batch_size, model.rows_per_class * np.shape(c)[1]

@@ -7,6 +7,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from .scores import labels_of
+
 LARGEST = 1e4  # no value of a standardised table, and no pixel, is larger
 
 
@@ -133,12 +135,13 @@ def guarded(method, copies, *args, **options):
 class SafeModel(keras.Model):
     """A Keras model whose data are a dict of arrays, checked before anything is changed; weights survive any exception or interrupt.
 
-    data_names: the arrays that `fit` and `evaluate` need. call_names: those that `predict` needs. `fit` stops at the first epoch whose
+    data_names: the arrays that `fit` and `evaluate` need. call_names: those that `predict` needs. one_hot: those of data_names whose
+    rows must be one-hot. `fit` stops at the first epoch whose
     loss is not finite and gives the weights of the last finite one back. Data that come batch by batch (tf.data, a PyDataset, a
     generator) can't be looked at before; for them holds the rest. sample_weight and class_weight are refused: see the message.
     """
 
-    data_names, call_names = ("x", "c"), ("x", "c")
+    data_names, call_names, one_hot = ("x", "c"), ("x", "c"), ()
 
     def check(self, data, names, call):
         """The dict of arrays as float32. Raises ValueError that names the argument and says which call is right."""
@@ -164,6 +167,13 @@ class SafeModel(keras.Model):
             check_range(self, arrays["x"])
         return arrays
 
+    def check_training(self, data, call):
+        """`check` of the arrays that a training needs; those named in `one_hot` must be one-hot rows."""
+        for name in self.one_hot:
+            if isinstance(data, dict) and name in data:
+                labels_of(data[name], name)
+        return self.check(data, self.data_names, call)
+
     def log_terms(self, terms, rows):
         """Show a batch's loss terms to `trackers`, metrics of their names; a smaller last batch counts less, as in Keras's own mean."""
         for tracker in self.trackers:
@@ -178,11 +188,11 @@ class SafeModel(keras.Model):
                 )
         if y is not None:
             raise ValueError(f"pass one dict: fit({{{', '.join(f'{name!r}: {name}' for name in self.data_names)}}})")
-        x = self.check(x, self.data_names, "fit")
+        x = self.check_training(x, "fit")
         if isinstance(validation_data, dict):
             validation_data = (validation_data,)
         if isinstance(validation_data, tuple) and len(validation_data) == 1 and isinstance(validation_data[0], dict):
-            validation_data = (self.check(validation_data[0], self.data_names, "validation_data="),)
+            validation_data = (self.check_training(validation_data[0], "validation_data="),)
         callbacks = callbacks if isinstance(callbacks, list | tuple) else [callbacks] if callbacks else []
         copies = Copies(self)
         callbacks = [Keep(copies), *callbacks]
@@ -191,16 +201,16 @@ class SafeModel(keras.Model):
     def evaluate(self, x=None, y=None, **options):
         if options.get("_use_cached_eval_dataset"):  # called by fit, which has checked and keeps copies
             return super().evaluate(x, y, **options)
-        return guarded(super().evaluate, Copies(self), self.check(x, self.data_names, "evaluate"), y, **options)
+        return guarded(super().evaluate, Copies(self), self.check_training(x, "evaluate"), y, **options)
 
     def predict(self, x, *args, **options):
         return guarded(super().predict, Copies(self), self.check(x, self.call_names, "predict"), *args, **options)
 
     def train_on_batch(self, x, y=None, **options):
-        return guarded(super().train_on_batch, Copies(self), self.check(x, self.data_names, "train_on_batch"), y, **options)
+        return guarded(super().train_on_batch, Copies(self), self.check_training(x, "train_on_batch"), y, **options)
 
     def test_on_batch(self, x, y=None, **options):
-        return guarded(super().test_on_batch, Copies(self), self.check(x, self.data_names, "test_on_batch"), y, **options)
+        return guarded(super().test_on_batch, Copies(self), self.check_training(x, "test_on_batch"), y, **options)
 
     def predict_on_batch(self, x):
         return guarded(super().predict_on_batch, Copies(self), self.check(x, self.call_names, "predict_on_batch"))

@@ -128,11 +128,11 @@ def worth_compiling(model, rows, epochs):
 
 def check_training(model, x, c, held_out, epochs, batch_size, learning_rate):
     """Raises ValueError, before anything is changed, for data or options that can't be."""
-    model.check({"x": x, "c": c}, ("x", "c"), "train(model, x, c) passes fit")
+    model.check_training({"x": x, "c": c}, "train(model, x, c) passes fit")
     if held_out is not None:
         if not isinstance(held_out, tuple | list) or len(held_out) != 2:
             raise ValueError("held_out must be a pair of arrays, (x, c)")
-        model.check(dict(zip("xc", held_out, strict=True)), ("x", "c"), "held_out")
+        model.check_training(dict(zip("xc", held_out, strict=True)), "held_out")
     for name, value in {"epochs": epochs, "batch_size": batch_size}.items():
         if int(value) != value or value < 1:
             raise ValueError(f"{name} must be a whole number >= 1, got {value}")

@@ -389,6 +389,17 @@ def test_bad_shapes():
         est.FlowMarginal().build((None, 1))
 
 
+@pytest.mark.parametrize("penalty", ["mmd", "leak_moments", "leak_batch", "reader"])
+def test_a_penalty_that_compares_classes_refuses_a_continuous_c(penalty):
+    """In a compiled step the values of c are unknown: they are looked at before it."""
+    (x, c), model = data(), build({penalty: 1.0})
+    before = [np.array(ops.convert_to_numpy(w)) for w in model.weights]
+    for bad in (c + 0.1, c.argmax(1), c.argmax(1)[:, None]):
+        with pytest.raises(ValueError, match="c must be one-hot rows"):
+            train(model, x, bad, epochs=1)
+    assert all(np.array_equal(a, ops.convert_to_numpy(w)) for a, w in zip(before, model.weights, strict=True))
+
+
 def test_bad_options_of_the_model():
     for penalties, message in (({"typo": 1.0}, "no penalties named"), ({"mmd": -1.0}, "mmd"), ({"learned": 1.0}, "marginal")):
         with pytest.raises(ValueError, match=message):
