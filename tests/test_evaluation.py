@@ -158,3 +158,14 @@ def test_over_seeds_and_summary():
     assert np.allclose(mean, [2, 12]) and np.allclose(sd, [np.sqrt(2), np.sqrt(8)])
     lines = summary(rows, ["first", "second"], ["recon"], seeds=2).splitlines()
     assert len(lines) == 3 and lines[1].split() == ["first", "2.000", "(1.414)"] and lines[2].split() == ["second", "12.000", "(2.828)"]
+
+
+def test_quality_decodes_as_the_model_does():
+    """A VAE's decoder is shown zeros in place of c: its error must be that of `predict`, not of its decoder with c."""
+    x, c = small_data()
+    icvae.set_seed(0)
+    model = icvae.VAE(icvae.build_encoder(5, 2, hidden=(8,)), icvae.build_decoder(2, 3, 5, hidden=(8,)), seed=0)
+    found = evaluation.quality(model, (x, c), train_classifier(x, c))
+    right = np.square(x - model.predict({"x": x, "c": c}, verbose=0)).sum(1).mean()
+    wrong = np.square(x - model.decoder.predict([model.encoder.predict(x, verbose=0)[0], c], verbose=0)).sum(1).mean()
+    assert np.isclose(found["recon"], right, rtol=1e-5) and not np.isclose(right, wrong, rtol=1e-3)
