@@ -142,7 +142,8 @@ def plot_frontiers(panels, xlabel, separate=()):
         if not panel["groups"] or not low < high:
             raise ValueError("every panel needs at least one group, every group at least one point, and ylim (or zoom) low < high")
     styles = _styles(dict.fromkeys(name for panel in panels for name in panel["groups"]))
-    fig, axes = plt.subplots(1, len(panels), figsize=(4.9 * len(panels), 4), squeeze=False, layout="constrained")
+    size = 4.9 * len(panels), 4 + 0.1 * len(styles)  # with room for the legend
+    fig, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
     for ax, panel in zip(axes[0], panels, strict=True):
         for name, points in panel["groups"].items():
             (colour, marker), (x, y, x_error, y_error, _) = styles[name], zip(*points, strict=True)
@@ -151,7 +152,7 @@ def plot_frontiers(panels, xlabel, separate=()):
         if panel.get("chance") is not None:
             ax.axhline(panel["chance"], color=plt.rcParams["text.color"], linestyle=":", linewidth=1, label="chance")
         ax.set(xlabel=xlabel, ylabel=panel["ylabel"], ylim=panel.get("ylim"), title=panel.get("title", ""))
-    axes[0, 0].legend(fontsize=9)
+    axes[0, 0].legend(fontsize=8, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)  # above: it hides no point
     fig.draw_without_rendering()  # now the places of the axes are known
     for ax, panel in zip(axes[0], panels, strict=True):
         if panel.get("labels", True):
