@@ -15,7 +15,7 @@ from PIL import Image
 
 
 def with_palette(png):
-    """The PNG file (base64 text) again with a palette, of 256 colours or 32 greys: less than half the size."""
+    """The PNG file (base64 text) again with a palette, of 64 colours or 32 greys: less than half the size."""
     picture = Image.open(io.BytesIO(base64.b64decode(png)))
     if picture.mode == "P":
         return png  # has one already
@@ -23,7 +23,7 @@ def with_palette(png):
     grey = picture.convert("L").convert("RGB").tobytes() == picture.tobytes()
     file = io.BytesIO()
     # maximum coverage, because the default merges colours that cover few pixels, such as a lone marker
-    picture.quantize(32 if grey else 256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    picture.quantize(32 if grey else 64, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
     return base64.b64encode(file.getvalue()).decode()
 
 
