@@ -270,7 +270,7 @@ def toy_leak(kind):
     return float(np.sum(share * density * np.log(density / mixture)) * (z[1] - z[0]))
 
 # %% ../notebooks/04_evaluate.ipynb #c04-65
-def probe_leakage(z_train, c_train, z_test, c_test, posteriors=None, seed=0):
+def probe_leakage(z_train, c_train, z_test, c_test, seed=0, posteriors=None):
     """How well c can be read from held-out codes, by every reader that is known here.
 
     z_train (N, d), c_train (N, K) one-hot: what probes learn from; z_test, c_test: codes
