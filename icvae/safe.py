@@ -137,8 +137,8 @@ class SafeModel(keras.Model):
 
     data_names: the arrays that `fit` and `evaluate` need. call_names: those that `predict` needs. one_hot: those of data_names whose
     rows must be one-hot. `fit` stops at the first epoch whose
-    loss is not finite and gives the weights of the last finite one back. Data that come batch by batch (tf.data, a PyDataset, a
-    generator) can't be looked at before; for them holds the rest. sample_weight and class_weight are refused: see the message.
+    loss is not finite and gives the weights of the last finite one back. Data that come batch by batch (a data set of TensorFlow, a
+    PyDataset, a generator) can't be looked at before; for them holds the rest. sample_weight and class_weight are refused: see the message.
     """
 
     data_names, call_names, one_hot = ("x", "c"), ("x", "c"), ()
