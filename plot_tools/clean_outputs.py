@@ -1,12 +1,13 @@
 """Make executed chapters fit to be committed: `python -m plot_tools.clean_outputs notebooks/*.ipynb`.
 
-Warnings on stderr and execution times are dropped, since they differ between machines. Pictures are stored with a palette,
+Warnings and execution times are dropped, since they differ between machines. Pictures are stored with a palette,
 which keeps them as they look and a chapter below 300 kB.
 """
 
 import base64
 import io
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -38,6 +39,8 @@ def clean(path):
                 kept[-1].text += output.text  # one print after another
             elif output.get("name") != "stderr":
                 kept.append(output)
+            if kept and kept[-1].get("name") == "stdout":  # in Jupyter, TensorFlow's own warnings go there
+                kept[-1].text = re.sub(r"^WARNING:tensorflow:.*\n", "", kept[-1].text, flags=re.MULTILINE)
             if "image/png" in output.get("data", {}):
                 output.data = {"image/png": with_palette(output.data["image/png"])}
         if cell.cell_type == "code":

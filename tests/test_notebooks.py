@@ -56,7 +56,7 @@ def test_one_clean_run_in_order(cells):
 def test_outputs_are_clean(cells):
     for output in outputs(cells):
         assert output["output_type"] in ("stream", "display_data", "execute_result"), text(output)
-        assert output.get("name") != "stderr", text(output)
+        assert output.get("name") != "stderr" and "WARNING:" not in text(output), text(output)
         kinds = set(output.get("data", {}))
         assert kinds <= {"image/png", "text/plain"}, kinds
         assert not MACHINE_PATH.search(text(output)), text(output)
