@@ -12,14 +12,20 @@ import pytest
 os.environ.setdefault("ICVAE_QUICK", "1")
 os.environ.setdefault("ICVAE_DATASET", "digits")  # no download; set it to "mnist" to test on MNIST
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-if os.environ["ICVAE_DATASET"] == "digits":  # trained models go to a folder of this run, so that training is really tested
+if os.environ["ICVAE_DATASET"] == "digits" and "PYTEST_XDIST_WORKER" not in os.environ:
+    # trained models go to a folder of this run, which its workers share, so that training is really tested
     os.environ["ICVAE_DATA_DIR"] = tempfile.mkdtemp(prefix="icvae-")
 
 
 def pytest_configure(config):
-    """The cells of a notebook share one kernel: pytest-xdist must keep them together, whatever it was asked for."""
+    """Test files and chapters run side by side, one on each core; the cells of a chapter share a kernel and stay together."""
     if getattr(config.option, "dist", "no") in ("load", "worksteal"):
         config.option.dist = "loadscope"
+    workers = getattr(config.option, "numprocesses", None) or 1  # pytest-xdist has made a number of "logical" by now
+    if workers > 1:  # workers and kernels inherit this; threads that wait for each other's cores cost several times as much
+        threads = str(max(1, (os.cpu_count() or 1) // workers))
+        for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "NPROC"):  # NPROC is read by JAX
+            os.environ.setdefault(name, threads)
 
 
 broken = {}  # notebook -> the cell that failed first
