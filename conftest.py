@@ -19,9 +19,9 @@ if os.environ["ICVAE_DATASET"] == "digits" and "PYTEST_XDIST_WORKER" not in os.e
 
 def pytest_configure(config):
     """Test files and chapters run side by side, one on each core; the cells of a chapter share a kernel and stay together."""
-    if getattr(config.option, "dist", "no") in ("load", "worksteal"):
+    if config.option.dist in ("load", "worksteal"):
         config.option.dist = "loadscope"
-    workers = getattr(config.option, "numprocesses", None) or 1  # pytest-xdist has made a number of "logical" by now
+    workers = len(config.option.tx)  # what pytest-xdist starts, at most --maxprocesses
     if workers > 1:  # workers and kernels inherit this; threads that wait for each other's cores cost several times as much
         threads = str(max(1, (os.cpu_count() or 1) // workers))
         for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "NPROC"):  # NPROC is read by JAX
