@@ -3,6 +3,7 @@
 `-D nb_execution_mode=force` executes every chapter first, prints each cell as it goes, and stops at the first error.
 """
 
+import functools
 import os
 import re
 import sys
@@ -14,16 +15,17 @@ import nbformat
 from docutils import nodes
 from sphinx.errors import SphinxError
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a clone that is not installed
+
+from plot_tools.clean_outputs import tidy
 
 project = "Invariant representations with a conditional VAE"
 author = "the authors of the series"
 html_title = "Invariant representations"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx_copybutton", "sphinx-mathjax-offline"]
-myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]
+myst_enable_extensions = ["dollarmath", "amsmath"]
 mathjax_path = "mathjax/tex-chtml.js"  # MathJax 3, which brings its own fonts; version 4 fetches them from a network
 nb_execution_mode = "off"
-nb_merge_streams = True
 exclude_patterns = ["**.ipynb_checkpoints"]
 copybutton_selector = "div.cell_input div.highlight pre, div.highlight-bash pre, div.highlight-python pre"
 autodoc_member_order = "bysource"
@@ -31,11 +33,12 @@ autodoc_inherit_docstrings = False
 html_theme = "sphinx_book_theme"
 html_static_path = ["_static"]
 html_css_files = ["book.css"]
-html_theme_options = {"show_navbar_depth": 1, "use_download_button": True, "home_page_in_toc": True}
-html_copy_source = True
+html_theme_options = {"home_page_in_toc": True}
 html_show_sphinx = False
 
+CHAPTER = re.compile(r"\d\d_")
 EXPORT = re.compile(r"^#\| (?:export|default_exp \w+)\n", re.MULTILINE)  # marks for nbdev, nothing to read
+DEFINED = re.compile(r"^(?:def|class) (\w+)", re.MULTILINE)
 
 
 # Executing
@@ -53,12 +56,12 @@ def take_over_execution(app, config):
 
 
 def all_chapters(app, env, added, changed, removed):
-    return [name for name in env.found_docs if re.match(r"\d\d_", name)] if app.execute_chapters else []
+    return [name for name in env.found_docs if CHAPTER.match(name)] if app.execute_chapters else []
 
 
 def execute(app, docname, source):
     """Put the executed notebook in the place of the committed one; print chapter, cell and seconds on the way."""
-    if not app.execute_chapters or not re.match(r"\d\d_", docname):
+    if not app.execute_chapters or not CHAPTER.match(docname):
         return
     notebook, began = nbformat.reads(source[0], as_version=4), time.perf_counter()
     total, started = len(notebook.cells), {}
@@ -80,7 +83,7 @@ def execute(app, docname, source):
         raise SphinxError(f"{docname}, cell {max(started) + 1} of {total}: {error.ename}: {error.evalue}\n\n{plain}") from None
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            cell.outputs = tidy(cell.outputs)
     print(f"{docname}  done in {time.perf_counter() - began:.0f} s", flush=True)
     source[0] = nbformat.writes(notebook)
 
@@ -95,7 +98,7 @@ def anchor_definitions(app, doctree):
         text = block.astext()
         if not EXPORT.search(text):
             continue
-        for name in re.findall(r"^(?:def|class) (\w+)", text, re.MULTILINE):
+        for name in DEFINED.findall(text):
             block.parent["ids"].append(f"taught-{name}")
             labels[f"taught-{name.lower()}"] = (app.env.docname, f"taught-{name}")
         block.rawsource = EXPORT.sub("", text).lstrip("\n")
@@ -108,15 +111,15 @@ def plain_docstring(app, what, name, obj, options, lines):
         parts = line.split("`")
         parts[::2] = [re.sub(r"([*|\\_])", r"\\\1", part) for part in parts[::2]]
         lines[index] = "``".join(parts)
-    if what in ("function", "class") and getattr(obj, "__module__", "").startswith("icvae."):
-        lines += ["", f":ref:`the cell that teaches it <taught-{name.rsplit('.', 1)[-1]}>`"] * (obj.__name__ in taught())
+    if what in ("function", "class") and obj.__module__.startswith("icvae.") and obj.__name__ in taught():
+        lines += ["", f":ref:`the cell that teaches it <taught-{obj.__name__}>`"]
 
 
+@functools.cache
 def taught():
-    """The names that a chapter exports."""
-    cells = (cell for path in sorted(Path(__file__).parent.glob("*.ipynb")) for cell in nbformat.read(path, 4).cells)
-    sources = [cell.source for cell in cells if "#| export" in cell.source]
-    return {name for source in sources for name in re.findall(r"^(?:def|class) (\w+)", source, re.MULTILINE)}
+    """The names that the chapters export."""
+    cells = [cell for path in Path(__file__).parent.glob("*.ipynb") for cell in nbformat.read(path, 4).cells]
+    return {name for cell in cells if EXPORT.search(cell.source) for name in DEFINED.findall(cell.source)}
 
 
 def setup(app):

@@ -14,6 +14,8 @@ from pathlib import Path
 import nbformat
 from PIL import Image
 
+TENSORFLOW = re.compile(r"^WARNING:tensorflow:.*\n", re.MULTILINE)  # in Jupyter it warns on stdout
+
 
 def with_palette(png):
     """The PNG file (base64 text) again with a palette, of 64 colours or 32 greys: less than half the size."""
@@ -28,23 +30,29 @@ def with_palette(png):
     return base64.b64encode(file.getvalue()).decode()
 
 
+def tidy(outputs):
+    """The outputs of a cell without warnings, one print joined to the next, pictures with a palette. Twice is the same as once."""
+    kept = []
+    for output in outputs:
+        if output.output_type == "stream" and kept and kept[-1].output_type == "stream" and output.name == "stdout":
+            kept[-1].text += output.text
+        elif output.get("name") != "stderr":
+            kept.append(output)
+        if "image/png" in output.get("data", {}):
+            output.data = {"image/png": with_palette(output.data["image/png"])}
+    for output in kept:
+        if output.output_type == "stream":
+            output.text = TENSORFLOW.sub("", output.text)
+    return [output for output in kept if output.get("text") != ""]
+
+
 def clean(path):
-    """Rewrite one notebook in place, under a temporary name first. Twice is the same as once."""
+    """Rewrite one notebook in place, under a temporary name first."""
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
-        kept = []
-        for output in cell.get("outputs", []):
-            if output.output_type == "stream" and kept and kept[-1].output_type == "stream" and output.name == "stdout":
-                kept[-1].text += output.text  # one print after another
-            elif output.get("name") != "stderr":
-                kept.append(output)
-            if kept and kept[-1].get("name") == "stdout":  # in Jupyter, TensorFlow's own warnings go there
-                kept[-1].text = re.sub(r"^WARNING:tensorflow:.*\n", "", kept[-1].text, flags=re.MULTILINE)
-            if "image/png" in output.get("data", {}):
-                output.data = {"image/png": with_palette(output.data["image/png"])}
         if cell.cell_type == "code":
-            cell.outputs = kept
+            cell.outputs = tidy(cell.outputs)
     notebook.metadata.language_info = {"name": "python"}
     part = Path(path).with_suffix(".tmp")
     nbformat.write(notebook, part)

@@ -79,7 +79,8 @@ def test_figures_have_alternative_text(pages):
 @pytest.mark.parametrize("parallel", ["1", "2"])
 def test_executing_shows_each_cell_and_stops_at_an_error(tmp_path, parallel):
     """In a book of six small chapters. The one that fails is named, with its cell, and no page is left."""
-    nbformat, _ = pytest.importorskip("nbformat"), pytest.importorskip("sphinx")
+    nbformat = pytest.importorskip("nbformat")
+    pytest.importorskip("sphinx")
     shutil.copy(ROOT / "notebooks" / "conf.py", tmp_path)
     names = [f"{number:02d}_small" for number in range(1, 7)]
     (tmp_path / "index.md").write_text("# Small\n\n```{toctree}\n" + "\n".join(names) + "\n```\n")
@@ -107,11 +108,14 @@ def test_executing_shows_each_cell_and_stops_at_an_error(tmp_path, parallel):
 # In a browser
 
 
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
 @pytest.fixture(scope="module")
 def address(book):
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(book))
-    handler.log_message = lambda *args: None
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(book)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()
@@ -130,7 +134,7 @@ def browser():
 @pytest.fixture
 def page(browser, address, request):
     """A page whose requests to any other machine fail, and are noted."""
-    width = getattr(request, "param", 1280)
+    width = getattr(request, "param", WIDTHS[0])
     context = browser.new_context(viewport={"width": width, "height": 900}, permissions=["clipboard-read", "clipboard-write"])
     page, page.strangers = context.new_page(), []
 
@@ -145,6 +149,12 @@ def page(browser, address, request):
     context.close()
 
 
+def opened(page, address):
+    """Go there and wait until the formulas, if there are any, are drawn."""
+    page.goto(address)
+    page.wait_for_function("!window.MathJax || (MathJax.startup && MathJax.startup.promise.then(() => true))")
+
+
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 WIDE = """[...document.querySelectorAll('.cell_input pre, mjx-container[display="true"]')]
     .filter(e => e.offsetParent && e.scrollWidth > e.clientWidth + 1).map(e => e.innerText.slice(0, 200))"""
@@ -153,8 +163,7 @@ WIDE = """[...document.querySelectorAll('.cell_input pre, mjx-container[display=
 @pytest.mark.parametrize("page", WIDTHS, indirect=True)
 @pytest.mark.parametrize("name", ["index", *CHAPTERS, "api"])
 def test_a_page_without_a_network(page, address, name):
-    page.goto(f"{address}/{name}.html")
-    page.wait_for_function("!window.MathJax || (MathJax.startup && MathJax.startup.promise.then(() => true))")
+    opened(page, f"{address}/{name}.html")
     for closed in page.query_selector_all("details:not([open])"):
         closed.evaluate("element => element.open = true")
     assert page.strangers == []
@@ -169,8 +178,7 @@ def test_a_page_without_a_network(page, address, name):
 
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_solutions_open_and_show_their_formulas(page, address, name):
-    page.goto(f"{address}/{name}.html")
-    page.wait_for_function("MathJax.startup && MathJax.startup.promise.then(() => true)")
+    opened(page, f"{address}/{name}.html")
     solutions = page.locator("details").last
     assert not solutions.evaluate("element => element.open")
     solutions.locator("summary").click()

@@ -168,13 +168,16 @@ def test_palette_keeps_rare_colours():
 
 
 def test_clean_outputs(tmp_path):
-    """Pictures keep their size and look, stderr goes, prints are joined, and a second pass changes nothing."""
+    """Pictures keep their size and look, warnings go, prints are joined, and a second pass changes nothing."""
     fig, file = pic.plot_image_grid(np.random.default_rng(0).random((4, 64)), (8, 8), (2, 2)), io.BytesIO()
     fig.savefig(file)
     png = base64.b64encode(file.getvalue()).decode()
     outputs = [v4.new_output("stream", name=name, text=f"{name}\n") for name in ("stdout", "stderr", "stdout")]
     outputs.append(v4.new_output("display_data", data={"image/png": png, "text/plain": "<Figure>"}))
-    cells = [v4.new_markdown_cell("text"), v4.new_code_cell("1", outputs=outputs, execution_count=1)]
+    warning = v4.new_output("stream", name="stdout", text="WARNING:tensorflow:5 out of the last 9 calls to <function f at 0x7f>\n")
+    outputs.insert(2, warning)
+    alone = v4.new_code_cell("2", outputs=[warning.copy()], execution_count=2)
+    cells = [v4.new_markdown_cell("text"), v4.new_code_cell("1", outputs=outputs, execution_count=1), alone]
     path = tmp_path / "n.ipynb"
     nbformat.write(v4.new_notebook(cells=cells), path)
     clean(path)
@@ -183,6 +186,7 @@ def test_clean_outputs(tmp_path):
     assert path.read_text() == once and len(list(tmp_path.iterdir())) == 1
 
     cleaned = nbformat.read(path, 4).cells[1]
+    assert nbformat.read(path, 4).cells[2].outputs == []
     assert cleaned.execution_count == 1 and [o.get("text") for o in cleaned.outputs] == ["stdout\nstdout\n", None]
     before, after = (
         np.asarray(Image.open(io.BytesIO(base64.b64decode(p))).convert("L"), float) for p in (png, cleaned.outputs[1].data["image/png"])
