@@ -234,16 +234,16 @@ def scan_images(x, scanner, seed=0):
     scanner: the position in `SCANNERS`; its blur is the standard deviation in pixels. The result is in [0, 1] in steps of 1/255,
     the same for the same seed. Raises ValueError if the rows are not square images or a scanner does not exist.
     """
-    x = np.asarray(x, "float32")
+    x = np.asarray(x, "float64")  # in 64 bits every machine rounds to the same grey level
     scanner, side = np.broadcast_to(scanner, len(x)), round(x.shape[1] ** 0.5) if x.ndim == 2 else 0
     if x.ndim != 2 or side * side != x.shape[1] or not np.all(np.isin(scanner, range(len(SCANNERS)))):
         raise ValueError(f"x must be (N, side * side), got {x.shape}; scanner one of 0 to {len(SCANNERS) - 1} for each row")
-    recorded = np.random.default_rng([seed, 5]).normal(size=x.shape).astype("float32")
+    recorded = np.random.default_rng([seed, 5]).normal(size=x.shape)
     for index, p in enumerate(SCANNERS.values()):
         rows = scanner == index
         blurred = ndimage.gaussian_filter(x[rows].reshape(-1, side, side), (0, p["blur"], p["blur"])).reshape(-1, side * side)
         recorded[rows] = p["low"] + (p["high"] - p["low"]) * np.clip(blurred, 0, 1) ** p["gamma"] + p["noise"] * recorded[rows]
-    return np.round(np.clip(recorded, 0, 1) * 255) / np.float32(255)
+    return np.round(np.clip(recorded, 0, 1) * 255).astype("float32") / np.float32(255)
 
 # %% ../notebooks/07_invariant_prediction.ipynb #c07-47
 def harmonise(model, x, reference):
